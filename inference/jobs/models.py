@@ -1,0 +1,115 @@
+"""Job rows: the truth about background work. Written by `inference.jobs.services` only.
+
+queued ──claim──▶ running ──▶ succeeded | failed | cancelled
+  ▲                  │
+  └──lease ran out───┘        queued ──cancel──▶ cancelled;  failed | cancelled ──retry──▶ queued
+"""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.db import models
+
+from portal.accounts.models import Project, User
+
+
+class JobQuerySet(models.QuerySet["Job"]):
+    def visible_to(self, user: User) -> JobQuerySet:
+        return self.filter(project__in=Project.objects.visible_to(user))
+
+
+class Job(models.Model):
+    class State(models.TextChoices):
+        QUEUED = "queued", "Queued"
+        RUNNING = "running", "Running"
+        SUCCEEDED = "succeeded", "Succeeded"
+        FAILED = "failed", "Failed"
+        CANCELLED = "cancelled", "Cancelled"
+
+    class Queue(models.TextChoices):
+        DEFAULT = "default"
+        IO = "io"
+        INFER = "infer"
+        TRAIN = "train"
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="jobs")
+    task = models.CharField(max_length=120, help_text="Registered task name")
+    title = models.CharField(max_length=200, help_text="What people read; no identity")
+    queue = models.CharField(max_length=10, choices=Queue.choices)
+    parameters = models.JSONField(default=dict, blank=True, help_text="Primary keys and plain settings")
+    state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
+    attempt = models.PositiveSmallIntegerField(default=0)
+    max_attempts = models.PositiveSmallIntegerField(default=3)
+    claim = models.UUIDField(null=True, blank=True, help_text="Token of the attempt that may write")
+    worker = models.CharField(max_length=120, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    cancel_requested = models.BooleanField(default=False)
+    progress = models.FloatField(default=0, help_text="0 to 1")
+    progress_text = models.CharField(max_length=200, blank=True)
+    error_class = models.CharField(max_length=120, blank=True)
+    cause = models.TextField(blank=True)
+    next_step = models.TextField(blank=True)
+    result = models.JSONField(default=dict, blank=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="jobs")
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    objects = JobQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["state", "lease_until"]),
+            models.Index(fields=["project", "-id"]),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(state__in=["queued", "running", "succeeded", "failed", "cancelled"]),
+                name="job_state_known",
+            ),
+            models.CheckConstraint(
+                condition=~models.Q(state="running") | models.Q(claim__isnull=False, lease_until__isnull=False),
+                name="running_job_has_lease",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"job {self.pk}: {self.title}"
+
+    @property
+    def ended(self) -> bool:
+        return self.state in (self.State.SUCCEEDED, self.State.FAILED, self.State.CANCELLED)
+
+    @property
+    def is_cancelable(self) -> bool:
+        return not self.ended and not self.cancel_requested
+
+    @property
+    def is_retryable(self) -> bool:
+        return self.state in (self.State.FAILED, self.State.CANCELLED)
+
+
+class JobLogLine(models.Model):
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="log")
+    at = models.DateTimeField(auto_now_add=True)
+    attempt = models.PositiveSmallIntegerField()
+    level = models.CharField(max_length=8, default="info")
+    text = models.TextField()
+
+    class Meta:
+        ordering = ["id"]
+
+
+class JobMetric(models.Model):
+    """One point of a live curve."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="metrics")
+    attempt = models.PositiveSmallIntegerField()
+    name = models.CharField(max_length=60)
+    step = models.IntegerField()
+    value = models.FloatField()
+
+    class Meta:
+        ordering = ["id"]
+        indexes = [models.Index(fields=["job", "name", "step"])]

@@ -1,0 +1,5 @@
+"""`make run`: one machine, embedded services, plain HTTP on the loopback address."""
+
+from portal.settings.base import *  # noqa: F403
+
+DEBUG = False

@@ -1,0 +1,15 @@
+"""Every route of the portal, by area. Each area owns its own url module."""
+
+from django.urls import include, path
+
+urlpatterns = [
+    path("", include("portal.runtime.urls")),  # /healthz /readyz
+    path("", include("portal.accounts.urls")),  # login, profile, projects
+    path("", include("portal.dashboards.urls")),  # home, evaluation
+    path("", include("portal.worklist.urls")),  # studies, patients, upload, cohorts
+    path("", include("portal.workbench.urls")),  # models, training, jobs
+    path("", include("portal.annotation.urls")),  # campaigns, reading, /dicomweb/tasks/
+    path("", include("portal.viewer.urls")),  # OHIF under /viewer/
+    path("dicomweb/", include("studies.dicomweb.urls")),
+    path("api/", include("portal.api")),
+]
