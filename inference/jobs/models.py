@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.db import models
+from django.utils import timezone
 
 from portal.accounts.models import Project, User
 
@@ -40,6 +41,8 @@ class Job(models.Model):
     state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
     attempt = models.PositiveSmallIntegerField(default=0)
     max_attempts = models.PositiveSmallIntegerField(default=3)
+    attempts_before_retry = models.PositiveSmallIntegerField(default=0, help_text="Attempts that no longer count")
+    enqueued_at = models.DateTimeField(null=True, blank=True, help_text="Last handed to the broker")
     claim = models.UUIDField(null=True, blank=True, help_text="Token of the attempt that may write")
     worker = models.CharField(max_length=120, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
@@ -88,6 +91,30 @@ class Job(models.Model):
     @property
     def is_retryable(self) -> bool:
         return self.state in (self.State.FAILED, self.State.CANCELLED)
+
+    @property
+    def attempts_left(self) -> int:
+        return self.max_attempts - (self.attempt - self.attempts_before_retry)
+
+    @property
+    def kind(self) -> str:
+        """The task's own name, as `train` of `inference.training.tasks.train`."""
+        return self.task.rsplit(".", 1)[-1]
+
+    @property
+    def seconds_running(self) -> float | None:
+        """Of the present or last attempt."""
+        if self.started_at is None:
+            return None
+        return max(((self.finished_at or timezone.now()) - self.started_at).total_seconds(), 0.0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated from the progress so far; None where too little is done to tell."""
+        running = self.seconds_running
+        if self.state != self.State.RUNNING or running is None or running < 2 or self.progress < 0.01:
+            return None
+        return running * (1 - self.progress) / self.progress
 
 
 class JobLogLine(models.Model):

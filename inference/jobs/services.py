@@ -1,0 +1,316 @@
+"""The only writers of jobs.
+
+A job belongs to the attempt that holds its claim token. Everything an attempt writes is conditional on that token, so
+an attempt that lost its lease cannot change the job any more. Times are the database's, so clocks may differ between
+machines.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery import current_app
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+from kombu.exceptions import ChannelError, OperationalError
+
+from inference.jobs.errors import IllegalTransition, LeaseLost
+from inference.jobs.failures import Failure
+from inference.jobs.models import Job, JobLogLine, JobMetric
+from portal.accounts.models import Project, User
+
+if TYPE_CHECKING:
+    from inference.jobs.task import JobTask
+
+logger = logging.getLogger(__name__)
+
+State = Job.State
+TRANSITIONS: dict[str, frozenset[str]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED}),
+    State.RUNNING: frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.QUEUED}),
+    State.FAILED: frozenset({State.QUEUED}),
+    State.CANCELLED: frozenset({State.QUEUED}),
+    State.SUCCEEDED: frozenset(),
+}
+PUBLISH = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
+
+def submit(task: JobTask, *, project: Project, title: str, parameters: dict[str, Any], by: User | None) -> Job:
+    """Write down a job and send it to its queue once the transaction commits.
+
+    `parameters` holds primary keys and plain settings, `title` what people read; neither may carry identity.
+    Where the broker cannot be reached the job stays queued and the reaper sends it later.
+    """
+    with transaction.atomic():
+        job = Job.objects.create(
+            project=project,
+            task=task.name,
+            title=title[:200],
+            queue=task.queue,
+            parameters=parameters,
+            max_attempts=task.max_attempts,
+            created_by=by,
+        )
+        transaction.on_commit(lambda: enqueue(job))
+    return job
+
+
+def enqueue(job: Job) -> bool:
+    """Send a queued job to its queue. Sending it twice does no harm: the second delivery finds nothing to claim."""
+    try:
+        current_app.send_task(
+            job.task, kwargs={"job_id": job.pk}, queue=job.queue, retry=True, retry_policy=PUBLISH, ignore_result=True
+        )
+    except (OperationalError, OSError) as error:
+        logger.warning("job %s waits: the broker cannot be reached (%s)", job.pk, type(error).__name__)
+        return False
+    Job.objects.filter(pk=job.pk, state=State.QUEUED).update(enqueued_at=Now())
+    return True
+
+
+def claim(job_id: int, *, worker: str) -> Job | None:
+    """Take a queued job for a new attempt. None where there is nothing to take, as at a duplicate delivery."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update(no_key=True).filter(pk=job_id, state=State.QUEUED).first()
+        if job is None:
+            return None
+        _move(
+            job,
+            State.RUNNING,
+            claim=uuid.uuid4(),
+            attempt=job.attempt + 1,
+            worker=worker[:120],
+            lease_until=Now() + lease(),
+            started_at=Now(),
+            finished_at=None,
+            progress=0,
+            progress_text="",
+            **_NO_ERROR,
+        )
+    return Job.objects.select_related("project").get(pk=job.pk)
+
+
+def renew(job_id: int, claim: uuid.UUID) -> bool | None:
+    """Extend the lease. Answers whether a cancel was asked for, or None where the lease is lost."""
+    held = Job.objects.filter(pk=job_id, claim=claim, state=State.RUNNING)
+    if not held.update(lease_until=Now() + lease()):
+        return None
+    return held.values_list("cancel_requested", flat=True).first()
+
+
+@contextmanager
+def owned(job_id: int, claim: uuid.UUID) -> Iterator[Job]:
+    """A transaction in which the attempt is sure to own the job; raises LeaseLost where it does not."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update(no_key=True).filter(pk=job_id, claim=claim, state=State.RUNNING).first()
+        if job is None:
+            raise LeaseLost
+        yield job
+
+
+def report_progress(job_id: int, claim: uuid.UUID, fraction: float, text: str) -> None:
+    held = Job.objects.filter(pk=job_id, claim=claim, state=State.RUNNING)
+    if not held.update(progress=min(max(fraction, 0.0), 1.0), progress_text=text[:200]):
+        raise LeaseLost
+
+
+def write_log(job_id: int, claim: uuid.UUID, text: str, level: str = "info") -> None:
+    with owned(job_id, claim) as job:
+        JobLogLine.objects.create(job=job, attempt=job.attempt, level=level, text=text)
+
+
+def write_metric(job_id: int, claim: uuid.UUID, name: str, step: int, value: float) -> None:
+    with owned(job_id, claim) as job:
+        JobMetric.objects.create(job=job, attempt=job.attempt, name=name[:60], step=step, value=value)
+
+
+def succeed(job_id: int, claim: uuid.UUID, result: dict[str, Any] | None) -> None:
+    """End the job well. Raises LeaseLost where the attempt no longer owns it, TypeError where `result` is no JSON."""
+    json.dumps(result or {})
+    with owned(job_id, claim) as job:
+        _move(job, State.SUCCEEDED, result=result or {}, progress=1, progress_text="", cancel_requested=False)
+
+
+def fail(job_id: int, claim: uuid.UUID, failure: Failure) -> None:
+    with owned(job_id, claim) as job:
+        _move(
+            job,
+            State.FAILED,
+            error_class=failure.error_class[:120],
+            cause=failure.cause,
+            next_step=failure.next_step,
+            cancel_requested=False,
+        )
+        if failure.traceback:
+            _note(job, failure.traceback, "error")
+        _note(job, f"Failed: {failure.cause}", "error")
+
+
+def acknowledge_cancel(job_id: int, claim: uuid.UUID) -> None:
+    with owned(job_id, claim) as job:
+        _move(job, State.CANCELLED, cancel_requested=False)
+        _note(job, "Cancelled", "warning")
+
+
+def release(job_id: int, claim: uuid.UUID, reason: str) -> None:
+    """Give the job back before its lease runs out, for example because this worker is being shut down."""
+    with owned(job_id, claim) as job:
+        _give_back(job, reason)
+
+
+def cancel(job: Job, *, by: User | None) -> Job:
+    """A queued job ends at once; a running one is asked to stop and ends at its next check."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update(no_key=True).get(pk=job.pk)
+        if job.ended:
+            raise IllegalTransition(f"This job has ended already ({job.get_state_display().lower()}).")
+        if job.state == State.QUEUED:
+            _move(job, State.CANCELLED)
+            _note(job, f"Cancelled by {_name(by)} before it started", "warning")
+        elif not job.cancel_requested:
+            job.cancel_requested = True
+            job.save(update_fields=["cancel_requested"])
+            _note(job, f"{_name(by)} asked to cancel", "warning")
+    job.refresh_from_db()
+    return job
+
+
+def retry(job: Job, *, by: User | None) -> Job:
+    """Queue an ended job again, with the same parameters and as many attempts as at first."""
+    with transaction.atomic():
+        job = Job.objects.select_for_update(no_key=True).get(pk=job.pk)
+        if not job.is_retryable:
+            raise IllegalTransition(
+                f"Only a failed or cancelled job can run again; this one is {job.get_state_display().lower()}."
+            )
+        _note(job, f"Queued again by {_name(by)}", "info")
+        _move(
+            job,
+            State.QUEUED,
+            attempts_before_retry=job.attempt,
+            enqueued_at=None,
+            started_at=None,
+            finished_at=None,
+            progress=0,
+            progress_text="",
+            result={},
+            **_NO_ERROR,
+        )
+        transaction.on_commit(lambda: enqueue(job))
+    job.refresh_from_db()
+    return job
+
+
+def reap() -> dict[str, int]:
+    """Give jobs of dead workers to others, and send queued jobs whose message never arrived.
+
+    Answers how many were requeued, failed, cancelled and sent.
+    """
+    counts = {"requeued": 0, "failed": 0, "cancelled": 0, "sent": 0}
+    with transaction.atomic():
+        expired = Job.objects.select_for_update(skip_locked=True, no_key=True).filter(
+            state=State.RUNNING, lease_until__lt=Now()
+        )
+        for job in expired:
+            if job.cancel_requested:
+                _move(job, State.CANCELLED, cancel_requested=False)
+                _note(job, "Cancelled; its worker had died", "warning")
+                counts["cancelled"] += 1
+            else:
+                counts[_give_back(job, f"The worker {job.worker} gave no sign of life any more")] += 1
+    counts["sent"] = _send_lost()
+    if any(counts.values()):
+        logger.info("reaped jobs: %s", counts)
+    return counts
+
+
+def lease() -> timedelta:
+    return timedelta(seconds=settings.JOB_LEASE_SECONDS)
+
+
+_NO_ERROR: dict[str, Any] = {"error_class": "", "cause": "", "next_step": "", "cancel_requested": False}
+
+
+def _move(job: Job, to: str, **fields: Any) -> None:
+    """The one place where a job's state changes. The caller holds the row's lock."""
+    if to not in TRANSITIONS[job.state]:
+        raise IllegalTransition(f"A job cannot go from {job.state} to {to}.")
+    job.state = to
+    if to != State.RUNNING:
+        fields |= {"claim": None, "lease_until": None}
+    if job.ended:
+        fields["finished_at"] = Now()
+    for name, value in fields.items():
+        setattr(job, name, value)
+    job.save(update_fields=["state", *fields])
+
+
+def _give_back(job: Job, reason: str) -> str:
+    if job.attempts_left > 0:
+        _note(job, f"{reason}. Attempt {job.attempt} is over; another worker starts anew.", "warning")
+        _move(job, State.QUEUED, enqueued_at=None, progress=0, progress_text="", worker="")
+        transaction.on_commit(lambda: enqueue(job))
+        return "requeued"
+    attempts = job.attempt - job.attempts_before_retry
+    times = "once" if attempts == 1 else f"{attempts} times"
+    cause = f"The worker died during the job, {times}. Often the reason is that the machine ran out of memory."
+    _move(
+        job,
+        State.FAILED,
+        error_class="WorkerDied",
+        cause=cause,
+        next_step="See the memory use of the worker's machine, give the job less to do, then run it again.",
+    )
+    _note(job, f"Failed: {cause}", "error")
+    return "failed"
+
+
+def _send_lost() -> int:
+    """Queued jobs of which the broker has no message: never sent, or lost with the broker or with a worker."""
+    waiting = Job.objects.filter(state=State.QUEUED)
+    never_sent = Q(enqueued_at__isnull=True, created_at__lt=Now() - timedelta(seconds=5))
+    stale = Q(enqueued_at__lt=Now() - timedelta(seconds=settings.JOB_RESEND_SECONDS))
+    sent = 0
+    for job in waiting.filter(never_sent).order_by("id"):
+        if not enqueue(job):
+            return sent
+        sent += 1
+    for queue in waiting.filter(stale).values_list("queue", flat=True).distinct().order_by():
+        # Fewer messages than queued jobs: some are lost, or reserved by a busy worker. Sending as many as are missing,
+        # never more, keeps the queue from growing.
+        missing = waiting.filter(queue=queue).count() - messages_in(queue)
+        for job in waiting.filter(stale, queue=queue).order_by("id")[: max(missing, 0)]:
+            if not enqueue(job):
+                return sent
+            sent += 1
+    return sent
+
+
+def messages_in(queue: str) -> int:
+    """How many messages wait in a queue of the broker."""
+    try:
+        with current_app.connection_for_read(heartbeat=0) as connection:
+            return connection.default_channel.queue_declare(queue=queue, passive=True).message_count
+    except ChannelError:
+        return 0  # the broker knows no such queue: an empty one
+
+
+def position(job: Job) -> int:
+    """The job's place among those that wait for the same queue; 1 is next."""
+    return Job.objects.filter(state=State.QUEUED, queue=job.queue, pk__lt=job.pk).count() + 1
+
+
+def _note(job: Job, text: str, level: str) -> None:
+    JobLogLine.objects.create(job=job, attempt=job.attempt, level=level, text=text)
+
+
+def _name(by: User | None) -> str:
+    return by.username if by is not None else "the system"

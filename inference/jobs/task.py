@@ -1,0 +1,65 @@
+"""`@job_task`: the only way to declare background work.
+
+    @job_task(queue="infer", max_attempts=3, time_limit=3600)
+    def count_studies(run: Run) -> dict:
+        studies = Study.objects.filter(project_id=run.parameters["project"])
+        for number, study in enumerate(studies):
+            run.check()
+            run.progress(number / len(studies), f"study {number + 1} of {len(studies)}")
+        return {"studies": len(studies)}
+
+    submit(count_studies, project=project, title="Count studies", parameters={"project": project.pk}, by=user)
+
+Declare tasks in an app's `tasks` module, where the workers find them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery import shared_task  # noqa: TID251
+
+from inference.jobs.models import Job
+from inference.jobs.run import Run, execute
+
+Body = Callable[[Run], dict[str, Any] | None]
+HARD_LIMIT_AFTER = 120  # seconds from the soft time limit until the worker process is killed
+
+
+@dataclass(frozen=True)
+class JobTask:
+    name: str
+    queue: str
+    max_attempts: int
+    time_limit: float | None
+    body: Body
+
+
+def job_task(*, queue: str, max_attempts: int = 3, time_limit: float | None = None) -> Callable[[Body], JobTask]:
+    """Turn `body(run)` into a task. `time_limit` is in seconds; what the body returns becomes the job's result."""
+    if queue not in Job.Queue.values:
+        raise ValueError(f"There is no queue {queue!r}; use one of {', '.join(Job.Queue.values)}.")
+    if max_attempts < 1:
+        raise ValueError("A task needs at least one attempt.")
+
+    def declare(body: Body) -> JobTask:
+        name = f"{body.__module__}.{body.__qualname__}"
+
+        def deliver(self, *, job_id: int) -> None:
+            execute(job_id, body, worker=self.request.hostname or "", time_limit=time_limit)
+
+        shared_task(
+            bind=True,
+            name=name,
+            acks_late=True,
+            reject_on_worker_lost=True,
+            ignore_result=True,
+            max_retries=0,
+            soft_time_limit=None if time_limit is None else time_limit + 30,
+            time_limit=None if time_limit is None else time_limit + HARD_LIMIT_AFTER,
+        )(deliver)
+        return JobTask(name=name, queue=queue, max_attempts=max_attempts, time_limit=time_limit, body=body)
+
+    return declare
