@@ -6,6 +6,7 @@ from datetime import datetime
 
 from django.db import transaction
 
+from portal.accounts.errors import AccountError
 from portal.accounts.models import ApiToken, Membership, Project, Role, User
 
 
@@ -18,13 +19,45 @@ def create_project(*, slug: str, name: str, by: User | None, description: str = 
     return project
 
 
+def _manager_stays(project: Project, user: User) -> None:
+    """Refuse to leave a project without a manager."""
+    managers = Membership.objects.select_for_update().filter(project=project, role=Role.MANAGER)
+    if {membership.user_id for membership in managers} == {user.pk}:
+        raise AccountError(f"{user} is the only manager of {project}.", "Make somebody else manager first.")
+
+
+@transaction.atomic
 def set_role(*, project: Project, user: User, role: Role) -> Membership:
+    """Make `user` a member, or change the role. Raises AccountError where it would take away the last manager."""
+    if role != Role.MANAGER:
+        _manager_stays(project, user)
     membership, _ = Membership.objects.update_or_create(project=project, user=user, defaults={"role": role})
     return membership
 
 
+@transaction.atomic
 def remove_member(*, project: Project, user: User) -> None:
+    """End a membership; what the member made stays. Raises AccountError for the last manager."""
+    _manager_stays(project, user)
     Membership.objects.filter(project=project, user=user).delete()
+
+
+def create_user(*, username: str, password: str, first_name: str = "", last_name: str = "", email: str = "") -> User:
+    """Make an account without any right; a membership gives rights."""
+    return User.objects.create_user(
+        username=username, password=password, first_name=first_name, last_name=last_name, email=email
+    )
+
+
+def set_active(user: User, active: bool) -> None:
+    """Let an account in or keep it out; a deactivated user's sessions and tokens stop working at once."""
+    user.is_active = active
+    user.save(update_fields=["is_active"])
+
+
+def set_theme(user: User, theme: str) -> None:
+    user.theme = User.Theme(theme)
+    user.save(update_fields=["theme"])
 
 
 def issue_token(*, user: User, name: str = "", expires_at: datetime | None = None) -> str:

@@ -1,0 +1,163 @@
+// The frame around every page: theme, search, menus, dialogs, shortcuts, and the CSRF header of htmx requests.
+
+const root = document.documentElement;
+
+export function cookie(name) {
+  const found = document.cookie.split("; ").find((pair) => pair.startsWith(`${name}=`));
+  return found ? decodeURIComponent(found.slice(name.length + 1)) : "";
+}
+
+export function csrfHeaders() {
+  return { "X-CSRFToken": cookie("readroom_csrf") };
+}
+
+// ---- Theme: kept in the profile, and in a cookie for the sign-in page ----
+for (const button of document.querySelectorAll("[data-theme-next]")) {
+  button.addEventListener("click", () => {
+    const theme = root.dataset.theme === "dark" ? "light" : "dark";
+    root.dataset.theme = theme;
+    button.setAttribute("aria-label", `Theme: ${theme}`);
+    document.cookie = `theme=${theme}; path=/; max-age=31536000; samesite=lax`;
+    document.dispatchEvent(new CustomEvent("themechange", { detail: theme }));
+    fetch(button.dataset.themeNext, {
+      method: "POST",
+      headers: { ...csrfHeaders(), "Content-Type": "application/x-www-form-urlencoded" },
+      body: new URLSearchParams({ theme }),
+      keepalive: true,
+    });
+  });
+}
+
+// ---- htmx ----
+document.addEventListener("htmx:configRequest", (event) => {
+  if (event.detail.verb !== "get") event.detail.headers["X-CSRFToken"] = cookie("readroom_csrf");
+});
+// A part that could not be loaded says so where people look; signed out means: sign in again.
+document.addEventListener("htmx:responseError", (event) => {
+  const status = event.detail.xhr.status;
+  toast("bad", status >= 500 ? "The server could not answer. Try again." : `The request was refused (${status}). Reload the page.`);
+});
+document.addEventListener("htmx:sendError", () => toast("bad", "The server does not answer. Check the connection and try again."));
+
+// ---- Toasts ----
+export function toast(status, text) {
+  const box = document.getElementById("toasts");
+  if (!box) return;
+  const item = document.createElement("div");
+  item.className = "toast";
+  item.dataset.s = status;
+  item.setAttribute("role", status === "bad" ? "alert" : "status");
+  const words = document.createElement("div");
+  words.textContent = text;
+  const close = document.createElement("button");
+  close.className = "btn plain small";
+  close.type = "button";
+  close.dataset.closeToast = "";
+  close.textContent = "Close";
+  item.append(words, close);
+  box.append(item);
+  fade(item);
+}
+function fade(item) {
+  if (item.dataset.s === "bad") return;
+  setTimeout(() => item.matches(":hover, :focus-within") ? fade(item) : item.remove(), 6000);
+}
+document.querySelectorAll(".toasts .toast").forEach(fade);
+
+// ---- Clicks: toasts, dialogs, menus ----
+document.addEventListener("click", (event) => {
+  const target = event.target instanceof Element ? event.target : null;
+  if (!target) return;
+  target.closest("[data-close-toast]")?.closest(".toast")?.remove();
+  const opener = target.closest("[data-dialog]");
+  if (opener) document.getElementById(opener.dataset.dialog)?.showModal();
+  const closer = target.closest("[data-close-dialog]");
+  if (closer) closer.closest("dialog")?.close();
+  for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(target)) menu.open = false;
+  const found = document.getElementById("found");
+  if (found && !target.closest(".top .search")) found.replaceChildren();
+});
+
+// ---- Confirmation before loss: <form data-confirm="what is lost" data-confirm-title data-confirm-action data-confirm-keep
+//      data-confirm-type="name to type"> ----
+const confirmed = new WeakSet();
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  const asker = event.submitter?.dataset.confirm !== undefined ? event.submitter : form;
+  if (asker.dataset.confirm === undefined || confirmed.has(form)) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  const dialog = document.getElementById("confirm");
+  const go = document.getElementById("confirm-go");
+  const name = document.getElementById("confirm-name");
+  const word = asker.dataset.confirmType || "";
+  document.getElementById("confirm-title").textContent = asker.dataset.confirmTitle || "Go on?";
+  document.getElementById("confirm-text").textContent = asker.dataset.confirm;
+  document.getElementById("confirm-typed").hidden = !word;
+  document.getElementById("confirm-word").textContent = word;
+  document.getElementById("confirm-keep").textContent = asker.dataset.confirmKeep || "Keep";
+  go.textContent = asker.dataset.confirmAction || "Go on";
+  name.value = "";
+  go.disabled = Boolean(word);
+  name.oninput = () => { go.disabled = Boolean(word) && name.value !== word; };
+  dialog.returnValue = "";
+  dialog.onclose = () => {
+    if (dialog.returnValue !== "yes") return;
+    confirmed.add(form);
+    form.requestSubmit(event.submitter);
+    confirmed.delete(form);
+  };
+  dialog.showModal();
+}, true);
+
+// ---- Keyboard ----
+const typing = (element) => element instanceof HTMLElement
+  && (element.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(element.tagName) && !["checkbox", "radio"].includes(element.type));
+
+/** True where a single letter may be a shortcut: no field has focus, no dialog is open, not switched off in the profile. */
+export function lettersAllowed(event) {
+  return !event.ctrlKey && !event.metaKey && !event.altKey && !typing(document.activeElement)
+    && !document.querySelector("dialog[open]") && document.body.dataset.shortcuts !== "off";
+}
+
+document.addEventListener("keydown", (event) => {
+  const search = document.getElementById("q");
+  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k" && search) {
+    event.preventDefault();
+    search.focus();
+    search.select();
+    return;
+  }
+  if (event.key === "Escape") {
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      menu.open = false;
+      menu.querySelector("summary")?.focus();
+    }
+    document.getElementById("found")?.replaceChildren();
+    return;
+  }
+  const found = document.getElementById("found");
+  if (found?.contains(document.activeElement) || document.activeElement === search) {
+    const links = [...(found?.querySelectorAll("a") ?? [])];
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step && links.length) {
+      event.preventDefault();
+      const at = links.indexOf(document.activeElement) + step;
+      (at < 0 ? search : links[Math.min(at, links.length - 1)]).focus();
+    } else if (event.key === "Enter" && document.activeElement === search && links.length) {
+      event.preventDefault();
+      links[0].click();
+    }
+    return;
+  }
+  if (!lettersAllowed(event)) return;
+  if (event.key === "/") {
+    const find = document.querySelector("[data-find]") ?? search;
+    if (find) { event.preventDefault(); find.focus(); }
+  } else if (event.key === "?") {
+    document.getElementById("shortcuts")?.showModal();
+  }
+});
+
+// A page that came back with errors puts the focus on the first one.
+document.querySelector("[aria-invalid='true']")?.focus();
