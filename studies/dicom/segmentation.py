@@ -1,0 +1,382 @@
+"""Label maps as DICOM Segmentation objects (PS3.3 A.51) and back.
+
+Written as BINARY: OHIF refuses FRACTIONAL, and every PACS knows BINARY. Read: BINARY, LABELMAP and FRACTIONAL (at half
+of the maximum), on any grid, placed by geometry and never by the order of the frames.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels import pixel_array
+from pydicom.sr.coding import Code
+from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
+
+from studies.dicom import labels as label_codes
+from studies.dicom.errors import SegmentationError
+from studies.dicom.frames import Grid, frames_of, regular_grid
+from studies.dicom.uids import derived_uid, new_uid
+from studies.dicom.volume import Volume
+
+MANUFACTURER = "Readroom"
+LABEL_MAP_SEGMENTATION_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"  # newer than pydicom's dictionary
+ALGORITHM_FAMILY = Code("123110", "DCM", "Artificial Intelligence")
+
+
+logging.getLogger("highdicom").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What drew the segments; a person where there is none."""
+
+    name: str
+    version: str
+    family: Code = ALGORITHM_FAMILY
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of a SEG object."""
+
+    number: int
+    label: str
+    algorithm_type: str
+
+
+def write(
+    source_datasets: Iterable[Dataset],
+    label_map: np.ndarray,
+    labels: Sequence[label_codes.Label],
+    *,
+    algorithm: Algorithm | None = None,
+    series_description: str = "",
+    series_number: int = 900,
+    instance_number: int = 1,
+    series_instance_uid: str | None = None,
+    sop_instance_uid: str | None = None,
+    content_creator_name: str | None = None,
+    software_version: str = "0.1",
+) -> Dataset:
+    """A SEG object with one segment for each label, also for labels that no voxel has.
+
+    source_datasets: the objects of the segmented series (headers suffice), in any order.
+    label_map: [z, y, x] in the grid of `volume.from_datasets(source_datasets)`; 0 is background.
+    labels: see `studies.dicom.labels`. DICOM wants segments numbered from 1 without gaps: label numbers with gaps are
+        renumbered in their order, and `read(…, labels=…)` finds them again by name.
+    algorithm: a model; without it the segments count as drawn by hand (MANUAL).
+    Raises `SegmentationError` (`labels`, `shape`, `unknown_label`, `source`) and `GeometryError`.
+    """
+    made = label_codes.checked(labels)
+    sources = list(source_datasets)
+    grid = regular_grid(sources)
+    numbered = _numbered(label_map, made, grid.shape)
+    ordered, pixels = _as_sources(grid, numbered)
+
+    series_uid = series_instance_uid or new_uid()
+    description = series_description or "Segmentation"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # highdicom warns about empty masks and odd names in the source
+            dataset = hd.seg.Segmentation(
+                source_images=ordered,
+                pixel_array=pixels,
+                segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[
+                    _description(number, label, algorithm, series_uid) for number, label in enumerate(made, start=1)
+                ],
+                series_instance_uid=series_uid,
+                series_number=series_number,
+                sop_instance_uid=sop_instance_uid or new_uid(),
+                instance_number=instance_number,
+                manufacturer=MANUFACTURER,
+                manufacturer_model_name=MANUFACTURER,
+                software_versions=software_version,
+                device_serial_number="0",
+                content_label="SEGMENTATION",
+                content_description=description[:64],
+                content_creator_name=content_creator_name,
+                transfer_syntax_uid=ExplicitVRLittleEndian,
+                series_description=description[:64],
+            )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SegmentationError(
+            f"These images cannot be the source of a segmentation: {error}",
+            "Correct the headers of the series and import it again.",
+            code="source",
+        ) from error
+    return dataset
+
+
+def segments(dataset: Dataset) -> list[Segment]:
+    """The segments of a SEG object. Raises `SegmentationError` where it is not one."""
+    _check_is_segmentation(dataset)
+    return [
+        Segment(
+            number=int(item.get("SegmentNumber") or 0),
+            label=str(item.get("SegmentLabel") or ""),
+            algorithm_type=str(item.get("SegmentAlgorithmType") or ""),
+        )
+        for item in dataset.get("SegmentSequence") or []
+        if int(item.get("SegmentNumber") or 0) > 0  # LABELMAP describes its background as segment 0
+    ]
+
+
+def read(dataset: Dataset, like: Volume, labels: Sequence[label_codes.Label] | None = None) -> np.ndarray:
+    """The label map [z, y, x] (uint8) of a SEG object in the grid of `like`.
+
+    labels: gives segments the number of the label that is called like them; a segment with another name keeps its
+        number where that is a label's, and is left out otherwise. Without labels segment numbers are used as they are.
+    A SEG on another grid is taken over by the nearest voxel. Where segments overlap the higher number wins.
+    Raises `SegmentationError` (`not_a_segmentation`, `no_place`, `undecodable`) and `GeometryError`.
+    """
+    target = np.zeros(like.array.shape, dtype=np.uint8)
+    numbers = _label_numbers(segments(dataset), labels)
+    if not numbers:
+        return target
+    planes = _planes(dataset)
+    axes = (np.asarray(like.direction) * np.asarray(like.spacing)[::-1]).astype(np.float64)
+    to_index = np.linalg.inv(axes)
+    groups: dict[tuple[int, ...], list[_Plane]] = {}
+    for plane in planes:
+        groups.setdefault(tuple(np.round(plane.axes.ravel(), 5)), []).append(plane)
+    for group in groups.values():
+        if not _place_same_grid(target, group, like, to_index, numbers):
+            _place_nearest(target, group, like, axes, numbers)
+    return target
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """A frame of a SEG: label numbers as stored (`segment` None) or the mask of one segment."""
+
+    mask: np.ndarray
+    segment: int | None
+    position: np.ndarray
+    axes: np.ndarray  # 3×2: LPS mm for one step along a row and along a column
+    thickness: float | None
+
+
+def _numbered(label_map: np.ndarray, labels: list[dict[str, Any]], shape: tuple[int, int, int]) -> np.ndarray:
+    if label_map.shape != shape:
+        raise SegmentationError(
+            f"The label map has shape {label_map.shape}, the images {shape} (slices, rows, columns).",
+            "Draw or predict on the grid of this very series.",
+            code="shape",
+        )
+    numbers = {label["number"]: segment for segment, label in enumerate(labels, start=1)}
+    lookup = np.zeros(256, dtype=np.uint8)
+    for number, segment in numbers.items():
+        lookup[number] = segment
+    present = {int(value) for value in np.unique(label_map)}
+    unknown = sorted(present - set(numbers) - {0})
+    if unknown:
+        raise SegmentationError(
+            f"The label map has the values {unknown[:10]}, which are not among the labels {sorted(numbers)}.",
+            "Name every value of the label map.",
+            code="unknown_label",
+        )
+    return lookup[label_map.astype(np.uint8)]
+
+
+def _as_sources(grid: Grid, numbered: np.ndarray) -> tuple[list[Dataset], np.ndarray]:
+    """Source objects, and the label map in the order of their frames, as highdicom wants them."""
+    datasets = [frame.dataset for frame in grid.frames]
+    if len({id(dataset) for dataset in datasets}) == len(datasets):
+        return datasets, numbered
+    ordered = list({id(dataset): dataset for dataset in datasets}.values())
+    if len(ordered) > 1:
+        raise SegmentationError(
+            "The series is spread over several multi-frame objects.",
+            "Segment a series that is one multi-frame object, or one of single frames.",
+            code="several_multi_frame",
+        )
+    pixels = np.empty_like(numbered)
+    for z, frame in enumerate(grid.frames):
+        pixels[frame.index] = numbered[z]
+    return ordered, pixels
+
+
+def _description(
+    number: int, label: dict[str, Any], algorithm: Algorithm | None, series_uid: str
+) -> hd.seg.SegmentDescription:
+    identification = None
+    kind = hd.seg.SegmentAlgorithmTypeValues.MANUAL
+    if algorithm is not None:
+        kind = hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC
+        identification = hd.AlgorithmIdentificationSequence(
+            name=algorithm.name[:64], family=algorithm.family, version=algorithm.version[:64]
+        )
+    return hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=label["name"],
+        segmented_property_category=label_codes.category_of(label),
+        segmented_property_type=label_codes.type_of(label),
+        algorithm_type=kind,
+        algorithm_identification=identification,
+        tracking_uid=derived_uid(series_uid, label["number"], label["name"]),
+        tracking_id=label["name"],
+    )
+
+
+def _check_is_segmentation(dataset: Dataset) -> None:
+    if dataset.get("SOPClassUID") not in (SegmentationStorage, LABEL_MAP_SEGMENTATION_STORAGE):
+        raise SegmentationError(
+            f"The object is not a DICOM Segmentation (modality {dataset.get('Modality') or 'unknown'}).",
+            "Choose a series of modality SEG.",
+            code="not_a_segmentation",
+        )
+
+
+def _label_numbers(found: list[Segment], labels: Sequence[label_codes.Label] | None) -> dict[int, int]:
+    """Segment number → number in the label map."""
+    if labels is None:
+        return {segment.number: segment.number for segment in found if segment.number <= label_codes.MAX_LABELS}
+    by_name = {label["name"].strip().casefold(): label["number"] for label in labels}
+    known = set(by_name.values())
+    numbers = {}
+    for segment in found:
+        number = by_name.get(segment.label.strip().casefold())
+        if number is None and segment.number in known:
+            number = segment.number
+        if number is not None:
+            numbers[segment.number] = number
+    return numbers
+
+
+def _planes(dataset: Dataset) -> list[_Plane]:
+    try:
+        pixels = pixel_array(dataset).reshape(-1, int(dataset.Rows), int(dataset.Columns))
+    except Exception as error:  # decoders raise whatever they like
+        raise SegmentationError(
+            f"The pixels of the segmentation cannot be decoded ({type(error).__name__}).",
+            "The file is probably truncated or damaged: import it again from its source.",
+            code="undecodable",
+        ) from error
+    kind = str(dataset.get("SegmentationType") or "BINARY")
+    half = float(dataset.get("MaximumFractionalValue") or 255) / 2
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    planes = []
+    for frame in frames_of(dataset):
+        segment = None
+        if kind != "LABELMAP":
+            own = per_frame[frame.index] if frame.index < len(per_frame) else Dataset()
+            identification = own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
+            if not identification:
+                raise SegmentationError(
+                    f"Frame {frame.index + 1} of the segmentation does not say to which segment it belongs.",
+                    "Export the segmentation again from the program that made it.",
+                    code="no_segment",
+                )
+            segment = int(identification[0].ReferencedSegmentNumber)
+        mask = pixels[frame.index]
+        if kind == "FRACTIONAL":
+            mask = mask >= half
+        if not mask.any():
+            continue
+        axes = np.column_stack(
+            [frame.orientation[0] * frame.pixel_spacing[1], frame.orientation[1] * frame.pixel_spacing[0]]
+        )
+        planes.append(_Plane(mask, segment, frame.position, axes, frame.thickness))
+    return _with_place(planes, shared)
+
+
+def _with_place(planes: list[_Plane], shared: Dataset) -> list[_Plane]:
+    """Planes of a radiograph have no position: a single plane then lies on the single slice."""
+    without = [plane for plane in planes if np.isnan(plane.position).any()]
+    if not without:
+        return planes
+    if shared.get("PlaneOrientationSequence") or len(without) < len(planes):
+        raise SegmentationError(
+            "Frames of the segmentation do not say where they lie.",
+            "Export the segmentation again from the program that made it.",
+            code="no_place",
+        )
+    return [_Plane(plane.mask, plane.segment, np.zeros(3), plane.axes, plane.thickness) for plane in planes]
+
+
+def _assign(target: np.ndarray, values: np.ndarray, segment: int | None, numbers: dict[int, int]) -> None:
+    """Write a plane's labels into a view of the target; the higher number wins."""
+    if segment is not None:
+        number = numbers.get(segment, 0)
+        np.maximum(target, np.where(values != 0, np.uint8(number), np.uint8(0)), out=target)
+        return
+    lookup = np.zeros(int(values.max()) + 1, dtype=np.uint8)
+    for stored, number in numbers.items():
+        if stored < len(lookup):
+            lookup[stored] = number
+    np.maximum(target, lookup[values], out=target)
+
+
+def _place_same_grid(
+    target: np.ndarray, planes: list[_Plane], like: Volume, to_index: np.ndarray, numbers: dict[int, int]
+) -> bool:
+    """Copy planes that lie exactly on slices of the target; False (and nothing written) where one does not."""
+    step = to_index @ planes[0].axes
+    expected = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    rows, columns = target.shape[1:]
+    if planes[0].mask.shape != (rows, columns) or np.abs(step - expected).max() * max(rows, columns) > 0.25:
+        return False
+    slices = []
+    for plane in planes:
+        index = to_index @ (plane.position - np.asarray(like.origin))
+        z = round(float(index[2]))
+        if np.abs(index[:2]).max() > 0.25 or abs(index[2] - z) > 0.25:
+            return False
+        slices.append(z)
+    for plane, z in zip(planes, slices, strict=True):
+        if 0 <= z < target.shape[0]:
+            _assign(target[z], plane.mask, plane.segment, numbers)
+    return True
+
+
+def _place_nearest(
+    target: np.ndarray, planes: list[_Plane], like: Volume, axes: np.ndarray, numbers: dict[int, int]
+) -> None:
+    """Take every voxel of the target from the nearest pixel of the planes, which share one orientation."""
+    normal = np.cross(planes[0].axes[:, 0], planes[0].axes[:, 1])
+    normal /= np.linalg.norm(normal)
+    by_segment: dict[int | None, list[_Plane]] = {}
+    for plane in planes:
+        by_segment.setdefault(plane.segment, []).append(plane)
+    depths = np.unique(np.round([float(plane.position @ normal) for plane in planes], 3))
+    gap = planes[0].thickness or (float(np.diff(depths).min()) if len(depths) > 1 else like.spacing[0])
+    inverse = np.linalg.inv(np.column_stack([planes[0].axes, normal]))
+    depth, rows, columns = target.shape
+    x, y = np.meshgrid(np.arange(columns), np.arange(rows))
+    for group in by_segment.values():
+        heights = np.array([float(plane.position @ normal) for plane in group])
+        order = np.argsort(heights)
+        heights = heights[order]
+        stack = np.stack([group[index].mask for index in order])
+        # In-plane origins may differ from plane to plane by rounding only: the first one serves all.
+        start = group[order[0]].position
+        for z in range(depth):
+            points = np.asarray(like.origin)[:, None] + axes @ np.stack([x.ravel(), y.ravel(), np.full(x.size, z)])
+            column, row, height = inverse @ (points - start[:, None])
+            height += heights[0]
+            nearest = np.clip(np.searchsorted(heights, height), 1, len(heights) - 1) if len(heights) > 1 else None
+            if nearest is None:
+                nearest = np.zeros(x.size, dtype=np.int64)
+            else:
+                nearest = nearest - (height - heights[nearest - 1] <= heights[nearest] - height)
+            c, r = np.rint(column).astype(np.int64), np.rint(row).astype(np.int64)
+            inside = (
+                (c >= 0)
+                & (c < stack.shape[2])
+                & (r >= 0)
+                & (r < stack.shape[1])
+                & (np.abs(height - heights[nearest]) <= gap / 2 + 1e-6)
+            )
+            values = np.zeros(x.size, dtype=stack.dtype)
+            values[inside] = stack[nearest[inside], r[inside], c[inside]]
+            if values.any():
+                _assign(target[z], values.reshape(rows, columns), group[0].segment, numbers)
