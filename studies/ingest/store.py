@@ -1,0 +1,186 @@
+"""The one way into the archive.
+
+Order of events for a group of files: bytes to disk and synced, then the rows in one transaction. A crash in between
+leaves files that no row points to; a study is never half visible. Rows are inserted and locked in one fixed order
+(patients, studies, series, instances, batch; each sorted by its key), so uploads of the same study wait for each other
+and never deadlock.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from django.db import transaction
+from django.db.models import F
+from pydicom.dataset import Dataset
+
+from portal.accounts.models import Project, User
+from studies.ingest import limits, rows
+from studies.ingest.outcome import Outcome, Refused, State
+from studies.ingest.staging import Source, Staged, adopt, media, quarantine, settle, stage
+from studies.models import ImportBatch, Origin, Refusal
+
+__all__ = ["Outcome", "State", "open_batch", "store_dataset", "store_file", "store_files", "store_staged"]
+
+
+def open_batch(project: Project, source: ImportBatch.Source | str, by: User | None = None) -> ImportBatch:
+    """Open the summary of one import."""
+    return ImportBatch.objects.create(project=project, source=source, created_by=by)
+
+
+def store_file(
+    source: Source,
+    *,
+    batch: ImportBatch,
+    name: str = "",
+    origin: Origin | str = Origin.ACQUIRED,
+    created_by: User | None = None,
+    provenance: str = "",
+) -> Outcome:
+    """Store one Part 10 file (a path, its bytes, or an open binary file) into the batch's project.
+
+    Never raises for a bad file: the outcome says `refused` with code and reason, and a `Refusal` row is kept.
+    """
+    found = list(
+        store_files([(source, name)], batch=batch, origin=origin, created_by=created_by, provenance=provenance)
+    )
+    return found[0]
+
+
+def store_files(
+    sources: Iterable[tuple[Source, str]],
+    *,
+    batch: ImportBatch,
+    origin: Origin | str = Origin.ACQUIRED,
+    created_by: User | None = None,
+    provenance: str = "",
+) -> Iterator[Outcome]:
+    """Store many files, a transaction and a sync for each group; yields an outcome for each, in order."""
+    entries: list[Staged | tuple[str, Refused]] = []
+    size = 0
+    for source, name in sources:
+        entry = _staged(source, name or (source.name if isinstance(source, Path) else ""))
+        entries.append(entry)
+        size += entry.size if isinstance(entry, Staged) else 0
+        if len(entries) >= limits.GROUP_FILES or size >= limits.GROUP_BYTES:
+            yield from store_staged(entries, batch=batch, origin=origin, created_by=created_by, provenance=provenance)
+            entries, size = [], 0
+    if entries:
+        yield from store_staged(entries, batch=batch, origin=origin, created_by=created_by, provenance=provenance)
+
+
+def store_dataset(
+    dataset: Dataset,
+    *,
+    batch: ImportBatch,
+    name: str = "",
+    origin: Origin | str = Origin.ACQUIRED,
+    created_by: User | None = None,
+    provenance: str = "",
+) -> Outcome:
+    """Store an object that we made (`file_meta` with a TransferSyntaxUID; Explicit VR Little Endian where it lacks)."""
+    stream = io.BytesIO()
+    if getattr(dataset, "file_meta", None) is not None and "TransferSyntaxUID" in dataset.file_meta:
+        dataset.save_as(stream, enforce_file_format=True)
+    else:
+        dataset.save_as(stream, enforce_file_format=True, implicit_vr=False, little_endian=True)
+    return store_file(
+        stream.getvalue(), batch=batch, name=name, origin=origin, created_by=created_by, provenance=provenance
+    )
+
+
+def stage_written(path: Path, name: str, size: int, sha256: str) -> Staged | tuple[str, Refused]:
+    """Take over a file that an edge streamed to the incoming folder (see `staging.incoming`)."""
+    try:
+        return adopt(path, name, size, sha256)
+    except Refused as refusal:
+        return name, refusal
+
+
+def _staged(source: Source, name: str) -> Staged | tuple[str, Refused]:
+    try:
+        return stage(source, name)
+    except Refused as refusal:
+        return name, refusal
+    except OSError as error:
+        return name, Refused("unreadable", f"The file cannot be read: {error.strerror or error}.", keep=False)
+
+
+def store_staged(
+    entries: list[Staged | tuple[str, Refused]],
+    *,
+    batch: ImportBatch,
+    origin: Origin | str = Origin.ACQUIRED,
+    created_by: User | None = None,
+    provenance: str = "",
+) -> list[Outcome]:
+    """Give one group of staged files its rows; the outcomes are in the order of `entries`."""
+    staged = [entry for entry in entries if isinstance(entry, Staged)]
+    author = rows.Author(Origin(origin), created_by, provenance)
+    known = rows.already_there(batch.project_id, staged)
+    fresh = [one for one in staged if id(one) not in known]
+    try:
+        settle(fresh, batch.project_id)
+    except BaseException:
+        for one in staged:
+            one.path.unlink(missing_ok=True)
+        raise
+    # From here on a failure leaves the files: a lost connection does not tell whether the commit went through.
+    with transaction.atomic():
+        decided = known | rows.insert(batch.project_id, fresh, author)
+        outcomes = [_outcome(entry, decided) for entry in entries]
+        _write_refusals(batch, entries, outcomes)
+        _count(batch, outcomes)
+    for one in staged:
+        if decided[id(one)].refusal is None and decided[id(one)].state is not State.STORED:
+            one.path.unlink(missing_ok=True)
+    return outcomes
+
+
+def _outcome(entry: Staged | tuple[str, Refused], decided: dict[int, rows.Decision]) -> Outcome:
+    if not isinstance(entry, Staged):
+        name, refusal = entry
+        return Outcome(State.REFUSED, name, code=refusal.code, reason=refusal.reason)
+    decision, header = decided[id(entry)], entry.header
+    return Outcome(
+        decision.state,
+        entry.name,
+        instance=decision.instance,
+        code=decision.refusal.code if decision.refusal else "",
+        reason=decision.refusal.reason if decision.refusal else "",
+        study_instance_uid=header.study_instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        sop_instance_uid=header.sop_instance_uid,
+    )
+
+
+def _write_refusals(batch: ImportBatch, entries: list[Staged | tuple[str, Refused]], outcomes: list[Outcome]) -> None:
+    refusals = []
+    for entry, outcome in zip(entries, outcomes, strict=True):
+        if outcome.state is not State.REFUSED:
+            continue
+        path = entry.path if isinstance(entry, Staged) else getattr(entry[1], "path", None)
+        place = quarantine(path, batch.project_id) if path is not None and path.exists() else ""
+        name = Path(outcome.name).name.replace("\0", "")[: limits.MAX_NAME] or "unnamed"
+        refusals.append(Refusal(batch=batch, name=name, code=outcome.code, reason=outcome.reason, file=place))
+    Refusal.objects.bulk_create(refusals)
+
+
+def refuse(batch: ImportBatch, name: str, code: str, reason: str) -> Outcome:
+    """Note something that was never a file of its own to store, such as an archive entry that points outside."""
+    return store_staged([(name, Refused(code, reason, keep=False))], batch=batch)[0]
+
+
+def _count(batch: ImportBatch, outcomes: list[Outcome]) -> None:
+    totals = {state: sum(outcome.state is state for outcome in outcomes) for state in State}
+    ImportBatch.objects.filter(pk=batch.pk).update(
+        **{state.value: F(state.value) + number for state, number in totals.items() if number}
+        or {"stored": F("stored")}
+    )
+
+
+def absolute_path(instance_file: str) -> Path:
+    """The file of an instance on this machine."""
+    return media(instance_file)
