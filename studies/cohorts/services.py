@@ -1,0 +1,253 @@
+"""The only writers of cohorts, their members and splits, and reference standards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Max, Sum
+from django.utils import timezone
+
+from portal.accounts.models import Project, User
+from studies.cohorts.errors import CohortError
+from studies.cohorts.models import Case, Cohort, CohortPatient, ReferenceLabel, ReferenceStandard
+from studies.cohorts.splits import DEFAULT_FRACTIONS, allot
+from studies.dicom.errors import SegmentationError
+from studies.dicom.labels import Label, checked
+from studies.models import Origin, Patient, Series, Study
+
+# Series that show nothing to segment or to read by themselves.
+NOT_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "OT", "ECG", "AU")
+
+
+@dataclass
+class Added:
+    """What became of studies that were to be added: new cases, members already, and those without images."""
+
+    cases: list[Case] = field(default_factory=list)
+    already: list[Case] = field(default_factory=list)
+    without_image: list[Study] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CaseTruth:
+    """What is held to be true for one case: a SEG series, answers, or both."""
+
+    case: Case
+    segmentation: Series | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@transaction.atomic
+def create(*, project: Project, name: str, by: User | None, description: str = "") -> Cohort:
+    """An empty cohort. Raises `CohortError` (`name`, `name_taken`)."""
+    name = name.strip()
+    if not name or len(name) > 80:
+        raise CohortError("name", "A cohort needs a name of at most 80 characters.", "Type a name.")
+    cohort, made = Cohort.objects.get_or_create(
+        project=project, name=name, defaults={"created_by": by, "description": description.strip()}
+    )
+    if not made:
+        raise CohortError("name_taken", f"The project already has a cohort “{name}”.", "Choose another name.")
+    return cohort
+
+
+@transaction.atomic
+def add_studies(cohort: Cohort, studies: Iterable[Study], *, images: Mapping[int, Series] | None = None) -> Added:
+    """Make a case of each study, in the order given, with pseudonyms C-0001, C-0002, …
+
+    images: study id → the series to work on; otherwise the study's acquired image series with most images.
+    Raises `CohortError` (`frozen`, `other_project`); nothing is added then.
+    """
+    cohort = _locked(cohort)
+    wanted = list(studies)
+    _refuse_other_projects(cohort, wanted)
+    members = {case.study_id: case for case in cohort.cases.all()}
+    chosen = dict(images or {})
+    picked = _pick_images([study for study in wanted if study.pk not in chosen and study.pk not in members])
+    result = Added()
+    number = cohort.cases.count()
+    taken = {case.name for case in members.values()}
+    for study in wanted:
+        if study.pk in members:
+            result.already.append(members[study.pk])
+            continue
+        image = chosen.get(study.pk) or picked.get(study.pk)
+        if image is None or image.study_id != study.pk:
+            result.without_image.append(study)
+            continue
+        number += 1
+        while f"C-{number:04d}" in taken:
+            number += 1
+        place, _ = CohortPatient.objects.get_or_create(cohort=cohort, patient_id=study.patient_id)
+        case = Case.objects.create(
+            cohort=cohort, cohort_patient=place, study=study, image=image, name=f"C-{number:04d}"
+        )
+        members[study.pk] = case
+        result.cases.append(case)
+    return result
+
+
+@transaction.atomic
+def remove(case: Case) -> None:
+    """Take a case out of a cohort that is not frozen. Raises `CohortError` (`frozen`, `in_use`)."""
+    _locked(case.cohort)
+    if case.reference_labels.exists() or case.tasks.exists():
+        raise CohortError(
+            "in_use",
+            f"Case {case.name} has a reference standard or reading tasks.",
+            "Make a new cohort without it instead.",
+        )
+    place = case.cohort_patient
+    case.delete()
+    if not place.cases.exists():
+        place.delete()
+
+
+@transaction.atomic
+def freeze(
+    cohort: Cohort, *, by: User | None, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 1
+) -> Cohort:
+    """Fix the members for ever and split them by patient.
+
+    The same patients, fractions and seed give the same split. From here on the database refuses every change of
+    members and splits. Raises `CohortError` (`frozen`, `empty`, `fractions`, `seed`, `too_few_patients`).
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise CohortError("seed", "The seed must be a whole number from 0 to 2147483647.", "For example 1.")
+    cohort = _locked(cohort)
+    places = list(cohort.patients.select_related("patient"))
+    if not places:
+        raise CohortError("empty", "The cohort has no cases.", "Add studies before it is frozen.")
+    split = allot([_key(place.patient) for place in places], fractions, seed)
+    for place in places:
+        place.split = split[_key(place.patient)]
+    CohortPatient.objects.bulk_update(places, ["split"])
+    cohort.seed = seed
+    cohort.digest = _digest(cohort)
+    cohort.frozen_at = timezone.now()
+    cohort.frozen_by = by
+    cohort.save(update_fields=["seed", "digest", "frozen_at", "frozen_by"])
+    return cohort
+
+
+@transaction.atomic
+def create_reference(
+    cohort: Cohort,
+    *,
+    name: str,
+    source: str,
+    labels: Sequence[Label],
+    cases: Iterable[CaseTruth],
+    by: User | None,
+    detail: Mapping[str, Any] | None = None,
+) -> ReferenceStandard:
+    """The next version of the reference standard `name` of a cohort; earlier versions stay as they are.
+
+    Raises `CohortError` (`name`, `labels`, `empty`, `other_cohort`, `wrong_segmentation`, `twice`).
+    """
+    cohort = Cohort.objects.select_for_update().get(pk=cohort.pk)
+    name = name.strip()
+    if not name or len(name) > 80:
+        raise CohortError("name", "A reference standard needs a name of at most 80 characters.", "Type a name.")
+    truths = list(cases)
+    if not truths:
+        raise CohortError("empty", "The reference standard has no case.", "Give the truth of at least one case.")
+    made_labels: list[dict[str, Any]] = []
+    if labels or any(truth.segmentation for truth in truths):
+        try:
+            made_labels = checked(labels)
+        except SegmentationError as error:
+            raise CohortError("labels", error.cause, error.next_step) from error
+    for truth in truths:
+        _check_truth(cohort, truth)
+    if len({truth.case.pk for truth in truths}) < len(truths):
+        raise CohortError("twice", "A case is named twice.", "Give the truth of each case once.")
+    latest = cohort.reference_standards.filter(name=name).aggregate(latest=Max("version"))["latest"] or 0
+    reference = ReferenceStandard.objects.create(
+        cohort=cohort,
+        name=name,
+        version=latest + 1,
+        source=ReferenceStandard.Source(source),
+        labels=made_labels,
+        detail=dict(detail or {}),
+        created_by=by,
+    )
+    ReferenceLabel.objects.bulk_create(
+        ReferenceLabel(reference=reference, case=truth.case, segmentation=truth.segmentation, values=dict(truth.values))
+        for truth in truths
+    )
+    return reference
+
+
+def _locked(cohort: Cohort) -> Cohort:
+    """The cohort, locked until the end of the transaction. Raises `CohortError` (`frozen`)."""
+    cohort = Cohort.objects.select_for_update().get(pk=cohort.pk)
+    if cohort.frozen:
+        raise CohortError(
+            "frozen",
+            f"The cohort “{cohort.name}” is frozen; its members and split cannot change.",
+            "Make a new cohort from the same studies.",
+        )
+    return cohort
+
+
+def _refuse_other_projects(cohort: Cohort, studies: Sequence[Study]) -> None:
+    if any(study.project_id != cohort.project_id for study in studies):
+        raise CohortError(
+            "other_project",
+            "A study belongs to another project than the cohort.",
+            "Choose studies of the cohort's project only.",
+        )
+
+
+def _pick_images(studies: Sequence[Study]) -> dict[int, Series]:
+    """Study id → its acquired image series with most frames; the lowest series number among equals."""
+    found = (
+        Series.objects.filter(study__in=studies, origin=Origin.ACQUIRED)
+        .exclude(modality__in=NOT_IMAGES)
+        .annotate(frames=Sum("instances__number_of_frames"))
+        .filter(frames__gt=0)
+        .order_by("study_id", "-frames", "series_number", "id")
+    )
+    picked: dict[int, Series] = {}
+    for series in found:
+        picked.setdefault(series.study_id, series)
+    return picked
+
+
+def _key(patient: Patient) -> str:
+    """What orders patients in a split: independent of the database's own numbers."""
+    return f"{patient.patient_id}\x1f{patient.issuer_of_patient_id}"
+
+
+def _digest(cohort: Cohort) -> str:
+    """SHA-256 over studies, images and splits; says no more about patients than who belongs together."""
+    rows = cohort.cases.order_by("study__study_instance_uid").values_list(
+        "study__study_instance_uid", "image__series_instance_uid", "cohort_patient__split"
+    )
+    return hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
+
+
+def _check_truth(cohort: Cohort, truth: CaseTruth) -> None:
+    if truth.case.cohort_id != cohort.pk:
+        raise CohortError("other_cohort", "A case belongs to another cohort.", "Choose cases of this cohort.")
+    segmentation = truth.segmentation
+    if segmentation is None:
+        return
+    if segmentation.study_id != truth.case.study_id or segmentation.modality != "SEG":
+        raise CohortError(
+            "wrong_segmentation",
+            f"The segmentation given for case {truth.case.name} is not a segmentation of its study.",
+            "Choose a SEG series of the same study.",
+        )
+    if segmentation.origin not in (Origin.REFERENCE, Origin.ANNOTATION):
+        raise CohortError(
+            "wrong_segmentation",
+            f"The segmentation given for case {truth.case.name} can be seen by readers.",
+            "Store it as a reference standard before it is used as one.",
+        )
