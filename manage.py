@@ -7,9 +7,19 @@ import sys
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings.dev")
+    from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
 
-    execute_from_command_line(sys.argv)
+    from portal.runtime.embedded import services_for
+    from portal.runtime.errors import RuntimeProblem
+
+    try:
+        with services_for(sys.argv):
+            execute_from_command_line(sys.argv)
+    except (RuntimeProblem, ImproperlyConfigured) as problem:
+        sys.exit(f"Error: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

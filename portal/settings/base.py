@@ -1,18 +1,16 @@
 """Settings shared by every environment. What differs by site comes from environment variables."""
 
-from pathlib import Path
+from portal.runtime.embedded import running_url
+from portal.runtime.logs import logging_settings
+from portal.settings import environment as env
 
-import environ
+BASE_DIR = env.BASE_DIR
+DATA = env.folder("DATA", BASE_DIR / "data")
+MEDIA_ROOT = env.folder("MEDIA_ROOT", DATA / "media")
 
-BASE_DIR = Path(__file__).resolve().parents[2]
-env = environ.Env()
-
-DATA = Path(env.str("DATA", default="") or BASE_DIR / "data").absolute()
-MEDIA_ROOT = Path(env.str("MEDIA_ROOT", default="") or DATA / "media").absolute()
-
-SECRET_KEY = env.str("SECRET_KEY")
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+SECRET_KEY = env.text("SECRET_KEY") or env.kept_secret_key(DATA)
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS", [])
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -44,6 +42,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "portal.runtime.middleware.RequestLog",
     "django.middleware.security.SecurityMiddleware",
     "portal.dashboards.headers.SecurityHeaders",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -75,7 +74,13 @@ TEMPLATES = [
     }
 ]
 
-DATABASES = {"default": {**env.db("DATABASE_URL"), "CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}}
+DATABASES = {
+    "default": {
+        **env.database(lambda: running_url("postgres")),
+        "CONN_MAX_AGE": 600,
+        "CONN_HEALTH_CHECKS": True,
+    }
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "accounts.User"
@@ -94,13 +99,18 @@ CSRF_COOKIE_NAME = "readroom_csrf"
 X_FRAME_OPTIONS = "SAMEORIGIN"  # OHIF is embedded in our own pages
 
 LANGUAGE_CODE = "en-us"
-TIME_ZONE = env.str("TIME_ZONE", default="UTC")
+TIME_ZONE = env.text("TIME_ZONE", "UTC")
 USE_I18N = False
 USE_TZ = True
 
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA / "static"
 STATICFILES_DIRS = [BASE_DIR / "frontend" / "static"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    # File names carry a hash of their content, so that browsers may keep them for ever.
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
 STATICFILES_FINDERS = [
     "django.contrib.staticfiles.finders.FileSystemFinder",
     "django.contrib.staticfiles.finders.AppDirectoriesFinder",
@@ -124,7 +134,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
 }
 
-CELERY_BROKER_URL = env.str("CELERY_BROKER_URL")
+CELERY_BROKER_URL = env.broker(lambda: running_url("valkey"))
 CELERY_TASK_IGNORE_RESULT = True  # Job rows are the truth
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
@@ -134,10 +144,10 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 6 * 3600, "socket_connect_timeout": 5}
 
 # A job whose worker gave no sign of life for this long is given to another one.
-JOB_LEASE_SECONDS = env.float("JOB_LEASE_SECONDS", default=30)
-JOB_HEARTBEAT_SECONDS = env.float("JOB_HEARTBEAT_SECONDS", default=5)
-JOB_REAP_SECONDS = env.float("JOB_REAP_SECONDS", default=10)
-JOB_RESEND_SECONDS = env.float("JOB_RESEND_SECONDS", default=60)
+JOB_LEASE_SECONDS = env.seconds("JOB_LEASE_SECONDS", 30)
+JOB_HEARTBEAT_SECONDS = env.seconds("JOB_HEARTBEAT_SECONDS", 5)
+JOB_REAP_SECONDS = env.seconds("JOB_REAP_SECONDS", 10)
+JOB_RESEND_SECONDS = env.seconds("JOB_RESEND_SECONDS", 60)
 CELERY_BEAT_SCHEDULE = {
     "reap": {
         "task": "inference.jobs.reap",
@@ -145,3 +155,5 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"queue": "default", "expires": 3 * JOB_REAP_SECONDS},
     },
 }
+
+LOGGING = logging_settings(level=env.text("LOG_LEVEL", "INFO"), messages=env.switch("LOG_EXCEPTION_MESSAGES", False))

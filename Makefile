@@ -1,0 +1,49 @@
+# `make run` starts the portal, `make test` tests it. Both set up what they need.
+# PORT, HOST, DATA, DATABASE_URL, CELERY_BROKER_URL, MEDIA_ROOT and VIEWER_TARBALL may be given: make run PORT=8001 DATA=/srv/readroom
+
+SHELL := /bin/bash
+PYTHON ?= python3
+export PORT HOST DATA DATABASE_URL CELERY_BROKER_URL MEDIA_ROOT VIEWER_TARBALL PYTHON
+
+# Nothing listens there: what needs no database must not start one.
+NOWHERE := postgres://nobody@127.0.0.1:9/not-started
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test lint format lock clean install install-dev
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
+
+install: ## the virtual environment, from the lock file
+	@"$$PYTHON" portal/runtime/bootstrap.py requirements.lock
+
+install-dev:
+	@"$$PYTHON" portal/runtime/bootstrap.py requirements-dev.lock
+
+run: install ## start the portal on PORT (8000) with its data in DATA (./data)
+	@exec .venv/bin/python manage.py up --with-parent
+
+demo: install ## load the demonstration into the portal of DATA: real samples, synthetic phantoms, a model, an evaluation
+	@exec .venv/bin/python manage.py demo
+
+test: install-dev ## the whole test suite
+	@exec .venv/bin/python -m tests.run $(ARGUMENTS)
+
+lint: install-dev ## style, layers, types, migrations, scripts
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/lint-imports --no-cache
+	@.venv/bin/python -m mypy
+	@DJANGO_SETTINGS_MODULE=portal.settings.test DATABASE_URL=$(NOWHERE) CELERY_BROKER_URL=redis://127.0.0.1:9/0 \
+		.venv/bin/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+	@if command -v node >/dev/null; then find frontend -name '*.js' -not -path '*/vendor/*' -not -path '*/dist/*' -print0 | xargs -0 -r -n1 node --check; else echo "node is not installed: the syntax of the scripts was not checked"; fi
+
+format: install-dev ## put the code into its form
+	@.venv/bin/python -m ruff check --fix .
+	@.venv/bin/python -m ruff format .
+
+lock: install-dev ## choose the versions of all packages anew
+	@.venv/bin/python portal/runtime/lock_versions.py
+
+clean: ## remove the virtual environment and caches; data stay
+	rm -rf .venv .venv.lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
