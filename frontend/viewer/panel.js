@@ -1,0 +1,120 @@
+// The panel beside the images: what a model found and what people drew, kept apart, each with its provenance.
+//
+// It lives in a shadow tree, so that our design tokens and OHIF's style sheet do not meet.
+
+const KINDS = {
+  model: { title: "AI results", tag: "AI", icon: "model" },
+  annotation: { title: "Drawn by people", tag: "Reader", icon: "user" },
+  reference: { title: "Reference standards", tag: "Reference", icon: "lock" },
+  other: { title: "Other segmentations", tag: "Imported", icon: "studies" },
+};
+
+const OWN_STYLE = `
+  :host { display: block; height: 100%; }
+  .results { height: 100%; overflow: auto; background: var(--surface); color: var(--text); font: 400 var(--t-body)/var(--lh) var(--sans); }
+  .results h2 { margin: 0; padding: 12px 14px 4px; font-size: var(--t-small); font-weight: 600; color: var(--text-2); }
+  .results article { padding: 10px 14px; border-bottom: 1px solid var(--line); display: grid; gap: 6px; }
+  .results header { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 8px; align-items: start; }
+  .results h3 { margin: 0; overflow-wrap: anywhere; }
+  .results ul { display: grid; gap: 4px; margin: 0; padding: 0; }
+  .results li { display: flex; gap: 8px; align-items: center; font-size: var(--t-table); }
+  .results .swatch { width: 12px; height: 12px; border-radius: 3px; flex: none; background: var(--c, transparent); border: 1px solid var(--line-2); }
+  .results .use { position: sticky; bottom: 0; padding: 10px 14px; background: var(--raised); border-top: 1px solid var(--line-2); font-size: var(--t-small); }
+`;
+
+let sheets;
+
+async function styles() {
+  sheets ??= Promise.all(
+    [window.readroom.tokens, window.readroom.components].map(async (address) => {
+      const sheet = new CSSStyleSheet();
+      sheet.replaceSync((await (await fetch(address)).text()).replaceAll(":root", ":host"));
+      return sheet;
+    }),
+  ).then((loaded) => {
+    const own = new CSSStyleSheet();
+    own.replaceSync(OWN_STYLE);
+    return [...loaded, own];
+  });
+  return sheets;
+}
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === false || value === null) continue;
+    made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("class", "i");
+  svg.setAttribute("aria-hidden", "true");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  use.setAttribute("href", `${window.readroom.icons}#i-${name}`);
+  svg.append(use);
+  return svg;
+}
+
+export async function mountPanel(node, overlays) {
+  if (node.shadowRoot) return;
+  const root = node.attachShadow({ mode: "open" });
+  root.adoptedStyleSheets = await styles();
+  const box = element("div", { class: "results", "data-theme": "dark" });
+  root.append(box);
+  const draw = () => node.isConnected && render(box, overlays);
+  overlays.addEventListener("change", draw);
+  draw();
+}
+
+function render(box, overlays) {
+  const focused = box.getRootNode().activeElement?.dataset.item;
+  const groups = Object.fromEntries(Object.keys(KINDS).map((kind) => [kind, []]));
+  for (const item of overlays.items) groups[KINDS[item.result?.origin] ? item.result.origin : "other"].push(item);
+  box.replaceChildren();
+  if (overlays.failure) {
+    box.append(element("div", { class: "note", "data-s": "bad", role: "alert" }, icon("bad"), element("div", {}, overlays.failure)));
+  }
+  for (const [kind, items] of Object.entries(groups)) {
+    if (!items.length) continue;
+    box.append(element("h2", {}, KINDS[kind].title), ...items.map((item) => article(item, kind, overlays)));
+  }
+  if (!overlays.items.length && !overlays.failure) {
+    const text = overlays.results ? "No segmentation belongs to this study yet. Run a model on it, or have it read." : "Loading results";
+    box.append(element("div", { class: "empty" }, element("p", { class: "muted small" }, text)));
+  }
+  box.append(element("p", { class: "use" }, "Research use, not a medical device"));
+  if (focused) box.querySelector(`[data-item="${CSS.escape(focused)}"]`)?.focus();
+}
+
+function article(item, kind, overlays) {
+  const { result } = item;
+  const input = element("input", {
+    type: "checkbox", role: "switch", "data-item": item.id, checked: item.shown, "aria-label": `Show ${item.description}`,
+  });
+  input.addEventListener("change", () => overlays.toggle(item.id));
+  const title = element("div", {}, element("h3", {}, item.description), provenance(result, kind));
+  const toggle = element("label", { class: "switch" }, input, element("span", { class: "vh" }, "Show"));
+  const list = element("ul", {}, ...item.segments.map(segment));
+  const made = element("article", { "data-kind": kind, "data-shown": String(item.shown) }, element("header", {}, title, toggle), list);
+  if (item.status) made.append(element("p", { class: "small muted", role: "status" }, item.status));
+  return made;
+}
+
+function provenance(result, kind) {
+  const line = element("p", { class: "prov small muted" }, element("span", { class: "tag" }, icon(KINDS[kind].icon), KINDS[kind].tag), " ");
+  const parts = [];
+  if (result?.provenance) parts.push(result.provenance);
+  if (result?.by) parts.push(kind === "model" ? `run by ${result.by}` : result.own ? "you" : result.by);
+  if (result?.at) parts.push(new Date(result.at).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }));
+  line.append(parts.join(" · ") || "Origin not recorded");
+  return line;
+}
+
+function segment({ label, color, number }) {
+  const swatch = element("span", { class: "swatch", style: color ? `--c: rgb(${color.slice(0, 3).join(" ")})` : null });
+  return element("li", {}, swatch, element("span", {}, label || `Segment ${number}`));
+}
