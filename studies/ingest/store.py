@@ -50,14 +50,17 @@ def store_file(
 
 
 def store_files(
-    sources: Iterable[tuple[Source, str]],
+    sources: Iterable[tuple[Source | Refused, str]],
     *,
     batch: ImportBatch,
     origin: Origin | str = Origin.ACQUIRED,
     created_by: User | None = None,
     provenance: str = "",
 ) -> Iterator[Outcome]:
-    """Store many files, a transaction and a sync for each group; yields an outcome for each, in order."""
+    """Store many files, a transaction and a sync for each group; yields an outcome for each, in order.
+
+    A `Refused` in place of a source stands for something that never became a file, such as an unsafe archive entry.
+    """
     entries: list[Staged | tuple[str, Refused]] = []
     size = 0
     for source, name in sources:
@@ -99,7 +102,9 @@ def stage_written(path: Path, name: str, size: int, sha256: str) -> Staged | tup
         return name, refusal
 
 
-def _staged(source: Source, name: str) -> Staged | tuple[str, Refused]:
+def _staged(source: Source | Refused, name: str) -> Staged | tuple[str, Refused]:
+    if isinstance(source, Refused):
+        return name, source
     try:
         return stage(source, name)
     except Refused as refusal:
@@ -166,11 +171,6 @@ def _write_refusals(batch: ImportBatch, entries: list[Staged | tuple[str, Refuse
         name = Path(outcome.name).name.replace("\0", "")[: limits.MAX_NAME] or "unnamed"
         refusals.append(Refusal(batch=batch, name=name, code=outcome.code, reason=outcome.reason, file=place))
     Refusal.objects.bulk_create(refusals)
-
-
-def refuse(batch: ImportBatch, name: str, code: str, reason: str) -> Outcome:
-    """Note something that was never a file of its own to store, such as an archive entry that points outside."""
-    return store_staged([(name, Refused(code, reason, keep=False))], batch=batch)[0]
 
 
 def _count(batch: ImportBatch, outcomes: list[Outcome]) -> None:
