@@ -31,8 +31,9 @@ class Failure:
 def explain(error: BaseException, *, project_id: int) -> Failure:
     """What to tell people about `error`; a traceback only where the error was not foreseen."""
     name = type(error).__name__
-    if isinstance(error, JobError):
-        return Failure(name, error.cause, error.next_step)
+    cause, next_step = getattr(error, "cause", ""), getattr(error, "next_step", "")
+    if isinstance(error, JobError) or (isinstance(cause, str) and isinstance(next_step, str) and cause):
+        return Failure(name, cause, next_step)  # the house's own errors come with words
     if isinstance(error, SoftTimeLimitExceeded):
         return Failure(
             "TimeLimitReached",

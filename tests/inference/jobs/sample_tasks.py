@@ -1,0 +1,82 @@
+"""Small tasks that a test's worker loads with `--include`."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from django.db import connection
+
+from inference.jobs.errors import JobError
+from inference.jobs.run import Run
+from inference.jobs.task import job_task
+
+
+@job_task(queue="default")
+def add(run: Run) -> dict:
+    a, b = run.parameters["numbers"]
+    run.log(f"adding {a} and {b}")
+    for step, value in enumerate(run.parameters.get("losses", [])):
+        run.metric("train_loss", step, value)
+    run.progress(1.0, "added")
+    return {"sum": a + b}
+
+
+@job_task(queue="default")
+def refuse(run: Run) -> dict:
+    raise JobError("The training set has no foreground.", "Choose another reference standard.")
+
+
+@job_task(queue="default")
+def crash(run: Run) -> dict:
+    raise ValueError(run.parameters["message"])
+
+
+@job_task(queue="default")
+def exhaust(run: Run) -> dict:
+    raise MemoryError
+
+
+@job_task(queue="train", max_attempts=2)
+def mark(run: Run) -> dict:
+    """Append a line to a file, then work for `seconds`, so that a test sees every attempt that ever began."""
+    with open(run.parameters["file"], "a") as file:
+        file.write(f"start attempt={run.attempt} pid={os.getpid()}\n")
+    end = time.monotonic() + run.parameters["seconds"]
+    steps = 0
+    while time.monotonic() < end:
+        run.check()
+        steps += 1
+        run.progress(min(steps / 200, 0.99), f"step {steps}")
+        time.sleep(0.05)
+    with open(run.parameters["file"], "a") as file:
+        file.write(f"end attempt={run.attempt}\n")
+    return {"attempt": run.attempt}
+
+
+@job_task(queue="train", max_attempts=1)
+def mark_once(run: Run) -> dict:
+    return mark.body(run)
+
+
+@job_task(queue="default")
+def block(run: Run) -> dict:
+    """Sit in one long call, as a network's forward pass does, without ever looking up."""
+    time.sleep(run.parameters["seconds"])
+    return {"slept": run.parameters["seconds"]}
+
+
+@job_task(queue="default", time_limit=1)
+def linger(run: Run) -> dict:
+    while True:
+        run.check()
+        time.sleep(0.05)
+
+
+@job_task(queue="default")
+def lose_database(run: Run) -> dict:
+    """At the first attempt the server ends the session, as at a restart of PostgreSQL."""
+    if run.attempt == 1:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    return {"attempt": run.attempt}

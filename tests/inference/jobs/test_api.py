@@ -1,0 +1,105 @@
+"""Jobs over REST: who may do what, and what comes back."""
+
+from __future__ import annotations
+
+import pytest
+from rest_framework.test import APIClient
+
+from inference.jobs import services
+from inference.jobs.failures import Failure
+from portal.accounts.models import Role
+from tests.factories import ProjectFactory, UserFactory, member
+from tests.inference.jobs import sample_tasks
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def clients(project, broker):
+    """One client for each role in the project, an outsider, and nobody."""
+    users = {str(role): member(project, role) for role in Role}
+    users["outsider"] = member(ProjectFactory(), Role.MANAGER)
+    users["superuser"] = UserFactory(is_superuser=True)
+    clients = {name: APIClient() for name in [*users, "nobody"]}
+    for name, user in users.items():
+        clients[name].force_authenticate(user)
+    return clients
+
+
+@pytest.fixture
+def job(project, broker, no_other_worker):
+    return services.submit(sample_tasks.mark, project=project, title="Mark", parameters={"n": 1}, by=None)
+
+
+SEES = {"manager": 200, "engineer": 200, "reader": 200, "viewer": 200, "superuser": 200, "outsider": 404, "nobody": 401}
+RUNS = SEES | {"reader": 403, "viewer": 403}
+
+
+@pytest.mark.parametrize("who", SEES)
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("get", "", SEES),
+        ("get", "metrics/", SEES),
+        ("get", "log/", RUNS),
+        ("post", "cancel/", RUNS),
+        ("post", "retry/", RUNS | {name: 409 for name, code in RUNS.items() if code == 200}),
+    ],
+)
+def test_permissions(clients, job, who, method, path, expected):
+    assert getattr(clients[who], method)(f"/api/jobs/{job.pk}/{path}").status_code == expected[who]
+
+
+def test_list_shows_exactly_the_own_projects_jobs(clients, job):
+    assert [row["id"] for row in clients["viewer"].get("/api/jobs/").data["results"]] == [job.pk]
+    assert clients["outsider"].get("/api/jobs/").data["results"] == []
+    assert clients["nobody"].get("/api/jobs/").status_code == 401
+
+
+def test_list_is_narrowed(clients, job):
+    client = clients["engineer"]
+    assert client.get("/api/jobs/?state=queued&project=brain&queue=train").data["count"] == 1
+    assert client.get("/api/jobs/?state=running").data["count"] == 0
+    answer = client.get("/api/jobs/?state=lost")
+    assert answer.status_code == 400
+    assert "queued" in str(answer.data["state"])
+
+
+def test_detail_cancel_and_retry(clients, job):
+    client = clients["engineer"]
+    row = client.get(f"/api/jobs/{job.pk}/").data
+    assert (row["project"], row["state"], row["position"], row["parameters"]) == ("brain", "queued", 1, {"n": 1})
+    assert client.post(f"/api/jobs/{job.pk}/cancel/").data["state"] == "cancelled"
+    again = client.post(f"/api/jobs/{job.pk}/cancel/")
+    assert again.status_code == 409
+    assert "ended already" in again.data["detail"]
+    assert client.post(f"/api/jobs/{job.pk}/retry/").data["state"] == "queued"
+
+
+def test_failed_job_says_cause_and_next_step_and_streams_its_log(clients, job):
+    running = services.claim(job.pk, worker="w")
+    services.write_log(running.pk, running.claim, "first line")
+    services.write_metric(running.pk, running.claim, "train_loss", 1, 0.5)
+    services.write_metric(running.pk, running.claim, "train_loss", 2, float("nan"))
+    services.fail(running.pk, running.claim, Failure("JobError", "No foreground.", "Choose another."))
+    client = clients["engineer"]
+    row = client.get(f"/api/jobs/{job.pk}/").data
+    assert (row["state"], row["cause"], row["next_step"]) == ("failed", "No foreground.", "Choose another.")
+    log = client.get(f"/api/jobs/{job.pk}/log/").data
+    assert [line["text"] for line in log] == ["first line", "Failed: No foreground."]
+    rest = client.get(f"/api/jobs/{job.pk}/log/?after={log[0]['id']}").data
+    assert [line["text"] for line in rest] == ["Failed: No foreground."]
+    assert client.get(f"/api/jobs/{job.pk}/log/?after=x").status_code == 400
+    metrics = client.get(f"/api/jobs/{job.pk}/metrics/").json()
+    assert [(point["step"], point["value"]) for point in metrics] == [(1, 0.5), (2, None)]
+
+
+def test_list_costs_the_same_for_many_jobs(clients, project, job, django_assert_max_num_queries):
+    running = services.claim(job.pk, worker="w")
+    services.succeed(running.pk, running.claim, {})
+    for number in range(20):
+        other = services.submit(sample_tasks.add, project=project, title=str(number), parameters={}, by=None)
+        held = services.claim(other.pk, worker="w")
+        services.succeed(held.pk, held.claim, {})
+    with django_assert_max_num_queries(6):
+        assert clients["engineer"].get("/api/jobs/").data["count"] == 21
