@@ -7,12 +7,16 @@ from django.db import models
 from inference.jobs.models import Job
 from inference.registry.models import ModelVersion
 from portal.accounts.models import User
-from studies.models import Series, Study
+from studies.models import Embargo, Series, Study
 
 
 class PredictionQuerySet(models.QuerySet["Prediction"]):
     def visible_to(self, user: User) -> PredictionQuerySet:
-        return self.filter(study__in=Study.objects.visible_to(user), image__in=Series.objects.visible_to(user))
+        """Results on images that the user may see; none while a blinded reading of the study is open for the user."""
+        seen = self.filter(study__in=Study.objects.visible_to(user), image__in=Series.objects.visible_to(user))
+        if user.is_superuser:
+            return seen
+        return seen.exclude(study__in=Embargo.objects.filter(user_id=user.pk).values("study"))
 
 
 class Prediction(models.Model):

@@ -5,7 +5,7 @@ from django.contrib.auth.password_validation import validate_password
 
 from portal.accounts.models import Project, Role, User
 
-EXPIRY = [("30", "in 30 days"), ("90", "in 90 days"), ("365", "in a year"), ("", "never")]
+EXPIRY = [("30", "in 30 days"), ("90", "in 90 days"), ("365", "in a year"), ("0", "never")]
 
 
 class ProfileForm(forms.ModelForm):
@@ -18,7 +18,7 @@ class ProfileForm(forms.ModelForm):
 
 class TokenForm(forms.Form):
     name = forms.CharField(max_length=80, help_text="What uses it, for example “notebook”.")
-    expires = forms.ChoiceField(choices=EXPIRY, required=False, initial="90", label="Expires")
+    expires = forms.ChoiceField(choices=EXPIRY, initial="90", label="Expires")
 
 
 class ProjectForm(forms.ModelForm):
@@ -27,6 +27,11 @@ class ProjectForm(forms.ModelForm):
         fields = ["name", "slug", "description"]
         help_texts = {"slug": "Short name for commands and addresses: letters, digits, hyphens."}
         widgets = {"description": forms.Textarea(attrs={"rows": 2})}
+
+    def clean_slug(self) -> str:
+        if self.cleaned_data["slug"] == "select":  # the address of the project switcher
+            raise forms.ValidationError("This short name is taken by the portal. Choose another one.")
+        return self.cleaned_data["slug"]
 
 
 class MemberForm(forms.Form):

@@ -36,11 +36,17 @@ def profile(request: HttpRequest) -> HttpResponse:
     return _profile(request, form=form)
 
 
+def _password_form(user: User, data=None) -> PasswordChangeForm:
+    form = PasswordChangeForm(user, data)
+    form.fields["old_password"].widget.attrs.pop("autofocus", None)  # it is one of several forms of the page
+    return form
+
+
 def _profile(request: HttpRequest, secret: str = "", status: int = 200, **forms) -> HttpResponse:
     context = {
         "form": ProfileForm(instance=request.user),
         "token_form": TokenForm(),
-        "password_form": PasswordChangeForm(request.user),
+        "password_form": _password_form(request.user),
         "tokens": ApiToken.objects.filter(user=request.user).order_by("-id"),
         "memberships": Membership.objects.filter(user=request.user).select_related("project").order_by("project__name"),
         "secret": secret,
@@ -60,7 +66,7 @@ def theme(request: HttpRequest) -> HttpResponse:
 @sensitive_post_parameters()
 @require_POST
 def password(request: HttpRequest) -> HttpResponse:
-    form = PasswordChangeForm(request.user, request.POST)
+    form = _password_form(request.user, request.POST)
     if not form.is_valid():
         return _profile(request, password_form=form, status=422)
     form.save()
@@ -74,8 +80,8 @@ def token_create(request: HttpRequest) -> HttpResponse:
     form = TokenForm(request.POST)
     if not form.is_valid():
         return _profile(request, token_form=form, status=422)
-    days = form.cleaned_data["expires"]
-    expires_at = timezone.now() + timedelta(days=int(days)) if days else None
+    days = int(form.cleaned_data["expires"])
+    expires_at = timezone.now() + timedelta(days=days) if days else None
     secret = services.issue_token(user=request.user, name=form.cleaned_data["name"], expires_at=expires_at)
     return _profile(request, secret=secret)
 

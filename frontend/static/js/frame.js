@@ -1,15 +1,8 @@
 // The frame around every page: theme, search, menus, dialogs, shortcuts, and the CSRF header of htmx requests.
 
+import { cookie, csrfHeaders, fade, lettersAllowed, toast } from "./page.js";
+
 const root = document.documentElement;
-
-export function cookie(name) {
-  const found = document.cookie.split("; ").find((pair) => pair.startsWith(`${name}=`));
-  return found ? decodeURIComponent(found.slice(name.length + 1)) : "";
-}
-
-export function csrfHeaders() {
-  return { "X-CSRFToken": cookie("readroom_csrf") };
-}
 
 // ---- Theme: kept in the profile, and in a cookie for the sign-in page ----
 for (const button of document.querySelectorAll("[data-theme-next]")) {
@@ -40,28 +33,6 @@ document.addEventListener("htmx:responseError", (event) => {
 document.addEventListener("htmx:sendError", () => toast("bad", "The server does not answer. Check the connection and try again."));
 
 // ---- Toasts ----
-export function toast(status, text) {
-  const box = document.getElementById("toasts");
-  if (!box) return;
-  const item = document.createElement("div");
-  item.className = "toast";
-  item.dataset.s = status;
-  item.setAttribute("role", status === "bad" ? "alert" : "status");
-  const words = document.createElement("div");
-  words.textContent = text;
-  const close = document.createElement("button");
-  close.className = "btn plain small";
-  close.type = "button";
-  close.dataset.closeToast = "";
-  close.textContent = "Close";
-  item.append(words, close);
-  box.append(item);
-  fade(item);
-}
-function fade(item) {
-  if (item.dataset.s === "bad") return;
-  setTimeout(() => item.matches(":hover, :focus-within") ? fade(item) : item.remove(), 6000);
-}
 document.querySelectorAll(".toasts .toast").forEach(fade);
 
 // ---- Clicks: toasts, dialogs, menus ----
@@ -111,15 +82,6 @@ document.addEventListener("submit", (event) => {
 }, true);
 
 // ---- Keyboard ----
-const typing = (element) => element instanceof HTMLElement
-  && (element.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(element.tagName) && !["checkbox", "radio"].includes(element.type));
-
-/** True where a single letter may be a shortcut: no field has focus, no dialog is open, not switched off in the profile. */
-export function lettersAllowed(event) {
-  return !event.ctrlKey && !event.metaKey && !event.altKey && !typing(document.activeElement)
-    && !document.querySelector("dialog[open]") && document.body.dataset.shortcuts !== "off";
-}
-
 document.addEventListener("keydown", (event) => {
   const search = document.getElementById("q");
   if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k" && search) {

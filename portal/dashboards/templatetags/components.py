@@ -19,6 +19,8 @@
     {{ value|number }} {{ value|number:3 }}        2 (3) decimals with a real minus sign; en dash for None
     {{ 0.412|percent }}                            41 %
     {{ seconds|duration }}                         41 s, 2:18 min, 1 h 10 min
+    {{ 'DEMO^ANNA'|person_name }}                  DEMO, ANNA
+    {{ mapping|get:key }}                          a value by a key known only at run time
     {{ a_date|day }} {{ a_datetime|moment }}       23 Nov 2026 · 23 Nov 2026 14:32
 
 Interval and n are never left out: `est` says "insufficient data" where there is no interval.
@@ -204,3 +206,17 @@ def moment(value) -> str:
         return day(value) if isinstance(value, date) else str(value)
     local = timezone.localtime(value)
     return format_html('<time datetime="{}">{} {}</time>', local.isoformat(), day(local.date()), f"{local:%H:%M}")
+
+
+@register.filter
+def person_name(value: str) -> str:
+    """A DICOM person name (PS3.5 6.2: family^given^middle^prefix^suffix, groups split by =) as people write it."""
+    parts = str(value or "").split("=")[0].split("^")
+    given = " ".join(part.strip() for part in parts[1:3] if part.strip())
+    return ", ".join(part for part in (parts[0].strip(), given) if part)
+
+
+@register.filter
+def get(mapping, key):
+    """mapping[key], or None: for keys that are known only at run time."""
+    return mapping.get(key) if mapping else None

@@ -1,0 +1,89 @@
+"""The rows of the worklist: everything a page shows about its studies, in a fixed number of queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+
+from django.db.models import Count, QuerySet, Sum
+
+from inference.prediction.models import Prediction
+from inference.registry.models import Model
+from portal.accounts.models import Project, Role, User
+from portal.annotation.models import Task
+from portal.worklist.filters import NOT_IMAGES
+from studies.models import Patient, Series, Study
+
+
+@dataclass
+class Row:
+    study: Study
+    modalities: list[str] = field(default_factory=list)
+    series: int = 0
+    images: int = 0
+    results: list[Prediction] = field(default_factory=list)
+    reading: str = ""  # "", "reading", "read"
+
+    @property
+    def latest(self) -> Prediction | None:
+        return self.results[0] if self.results else None
+
+    @property
+    def person(self) -> str:
+        return person(self.study.patient, self.study.study_date)
+
+
+def person(patient: Patient, on: date | None) -> str:
+    """Sex and age in years at a day, as far as known: "F 63"."""
+    words = [patient.patient_sex] if patient.patient_sex else []
+    born = patient.patient_birth_date
+    if born and on and on >= born:
+        words.append(str(on.year - born.year - ((on.month, on.day) < (born.month, born.day))))
+    return " ".join(words)
+
+
+def said(prediction: Prediction) -> tuple[str, str]:
+    """Status and words of a result: what was found, or that it is there."""
+    task = prediction.version.model.task
+    if task == Model.Task.SEGMENTATION:
+        return "ok", "Segmented" if prediction.segmentation_id else "Nothing found"
+    if prediction.scores:
+        name, score = max(prediction.scores.items(), key=lambda item: item[1])
+        return "info", f"{name} {score:.2f}"
+    return "ok", "Result ready"
+
+
+def build(studies: QuerySet[Study] | list[Study], user: User) -> list[Row]:
+    rows = {study.pk: Row(study) for study in studies}
+    for entry in (
+        Series.objects.visible_to(user)
+        .filter(study__in=rows)
+        .values("study", "modality")
+        .annotate(series=Count("pk"), images=Sum("number_of_instances"))
+        .order_by("modality")
+    ):
+        row = rows[entry["study"]]
+        row.series += entry["series"]
+        row.images += entry["images"] or 0
+        if entry["modality"] and entry["modality"] not in NOT_IMAGES:
+            row.modalities.append(entry["modality"])
+    results = Prediction.objects.visible_to(user).filter(study__in=rows).select_related("version__model")
+    for prediction in results.order_by("-created_at", "-id"):
+        prediction.status, prediction.words = said(prediction)
+        rows[prediction.study_id].results.append(prediction)
+    # Only a manager sees who reads what: to a reader the link from a patient to a blinded task would undo the blinding.
+    managed = Project.objects.visible_to(user)
+    if not user.is_superuser:
+        managed = managed.filter(memberships__role=Role.MANAGER, memberships__user=user)
+    states = (
+        Task.objects.visible_to(user)
+        .filter(case__study__in=rows, campaign__project__in=managed)
+        .values_list("case__study", "state")
+        .distinct()
+    )
+    by_study: dict[int, set[str]] = {}
+    for study, state in states:
+        by_study.setdefault(study, set()).add(state)
+    for study, seen in by_study.items():
+        rows[study].reading = "reading" if seen & {Task.State.OPEN, Task.State.STARTED} else "read"
+    return list(rows.values())
