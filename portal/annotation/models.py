@@ -2,6 +2,9 @@
 
 Campaign: draft ──start──▶ reading ⇄ paused; reading ──close──▶ closed
 Task:     open ──first draft──▶ started ──submit──▶ submitted; open | started ──skip──▶ skipped ──▶ started
+          open | started | skipped ──withdraw──▶ withdrawn ──reinstate──▶ open | started
+The tables behind this are in `portal.annotation.states`. Drafts, reads and adjudications are append-only; a trigger of
+the database refuses to change or delete them.
 """
 
 from __future__ import annotations
@@ -126,6 +129,7 @@ class Task(models.Model):
         STARTED = "started", "Draft"
         SUBMITTED = "submitted", "Submitted"
         SKIPPED = "skipped", "Skipped"
+        WITHDRAWN = "withdrawn", "Withdrawn"
 
     campaign = models.ForeignKey(Campaign, on_delete=models.CASCADE, related_name="tasks")
     case = models.ForeignKey(Case, on_delete=models.PROTECT, related_name="tasks")
@@ -133,6 +137,7 @@ class Task(models.Model):
     position = models.PositiveIntegerField(help_text="Order for this reader")
     state = models.CharField(max_length=9, choices=State.choices, default=State.OPEN)
     flag = models.TextField(blank=True, help_text="A problem that the reader reported")
+    active_seconds = models.PositiveIntegerField(default=0, help_text="Time at the case so far, also between drafts")
     opened_at = models.DateTimeField(null=True, blank=True)
     submitted_at = models.DateTimeField(null=True, blank=True)
 
@@ -143,7 +148,8 @@ class Task(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["campaign", "case", "reader"], name="one_task_per_case_and_reader"),
             models.CheckConstraint(
-                condition=models.Q(state__in=["open", "started", "submitted", "skipped"]), name="task_state_known"
+                condition=models.Q(state__in=["open", "started", "submitted", "skipped", "withdrawn"]),
+                name="task_state_known",
             ),
         ]
 
@@ -155,6 +161,7 @@ class Draft(models.Model):
     version = models.PositiveIntegerField()
     answers = models.JSONField(default=dict, blank=True, help_text='{"<question id>": value}')
     segmentation = models.ForeignKey(Series, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    segmentation_sop_instance_uid = models.CharField(max_length=64, blank=True)
     active_seconds = models.PositiveIntegerField(default=0)
     digest = models.CharField(max_length=64, help_text="SHA-256 of answers and segmentation, read back after saving")
     saved_at = models.DateTimeField(auto_now_add=True)
@@ -171,6 +178,7 @@ class Read(models.Model):
     version = models.PositiveIntegerField()
     answers = models.JSONField(default=dict, blank=True)
     segmentation = models.ForeignKey(Series, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
+    segmentation_sop_instance_uid = models.CharField(max_length=64, blank=True)
     active_seconds = models.PositiveIntegerField(default=0)
     digest = models.CharField(max_length=64)
     submitted_at = models.DateTimeField(auto_now_add=True)
@@ -178,6 +186,38 @@ class Read(models.Model):
     class Meta:
         ordering = ["-version"]
         constraints = [models.UniqueConstraint(fields=["task", "version"], name="read_version_unique")]
+
+
+class Overlap(models.Model):
+    """Dice of one segment between two reads of a case; measured once, as reads never change."""
+
+    first = models.ForeignKey(Read, on_delete=models.CASCADE, related_name="+")
+    second = models.ForeignKey(Read, on_delete=models.CASCADE, related_name="+")
+    number = models.PositiveSmallIntegerField(help_text="Of the segment label")
+    dice = models.FloatField(null=True, help_text="Null where neither reader drew the segment")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["first", "second", "number"], name="overlap_measured_once"),
+            models.CheckConstraint(condition=models.Q(first__lt=models.F("second")), name="overlap_first_is_older"),
+        ]
+
+
+class Adjudication(models.Model):
+    """A manager's decision on a case, before the majority; append-only, the newest counts."""
+
+    campaign = models.ForeignKey(Campaign, on_delete=models.PROTECT, related_name="adjudications")
+    case = models.ForeignKey(Case, on_delete=models.PROTECT, related_name="+")
+    answers = models.JSONField(default=dict, blank=True, help_text="Only the answers that were decided")
+    read = models.ForeignKey(
+        Read, null=True, blank=True, on_delete=models.PROTECT, related_name="+", help_text="Whose segmentation counts"
+    )
+    reason = models.TextField()
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
 
 
 class Consensus(models.Model):
