@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 from django.db.models import Count, Max, Q
 
 from inference.jobs.models import Job
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, projects_where
 from portal.annotation.models import Campaign, Draft, Task
+from portal.worklist.rows import Row
+from portal.worklist.rows import build as rows_of
 from studies.models import Study
 
 
@@ -40,6 +44,7 @@ def reading(user: User, projects) -> list[dict]:
             "total": campaign.total,
             "done": campaign.done,
             "fraction": campaign.done / campaign.total,
+            "text": f"{campaign.done} of {campaign.total} done",
             "task": waiting[campaign.pk],
             "saved_at": saved.get(waiting[campaign.pk].pk),
         }
@@ -49,13 +54,17 @@ def reading(user: User, projects) -> list[dict]:
 
 
 def jobs(user: User, projects, limit: int = 6) -> list[Job]:
-    going = [Job.State.QUEUED, Job.State.RUNNING]
-    return list(
+    """Running jobs, then queued ones in their order."""
+    going = [Job.State.RUNNING, Job.State.QUEUED]
+    rows = (
         Job.objects.visible_to(user)
         .filter(state__in=going, project__in=projects)
-        .order_by("-state", "id")
-        .only("title", "state", "progress", "progress_text", "started_at", "cancel_requested")[:limit]
+        .only("title", "state", "progress", "progress_text")
+        .order_by("-state", "id")[:limit]
     )
+    for job in rows:
+        job.share = f"{100 * job.progress:.0f} %"
+    return list(rows)
 
 
 def failures(user: User, projects, limit: int = 3) -> list[Job]:
@@ -64,12 +73,11 @@ def failures(user: User, projects, limit: int = 3) -> list[Job]:
     return list(failed.order_by("-finished_at", "-id")[:limit])
 
 
-def campaigns(user: User, projects, limit: int = 8) -> list[Campaign]:
+def campaigns(user: User, projects, today: date, limit: int = 8) -> list[Campaign]:
     """Campaigns of projects that the user manages, not yet closed, with submitted and planned reads."""
-    managed = projects_where(user, Action.MANAGE)
-    return list(
+    rows = (
         Campaign.objects.visible_to(user)
-        .filter(project__in=managed)
+        .filter(project__in=projects_where(user, Action.MANAGE))
         .filter(project__in=projects)
         .exclude(state=Campaign.State.CLOSED)
         .annotate(
@@ -79,11 +87,17 @@ def campaigns(user: User, projects, limit: int = 8) -> list[Campaign]:
         )
         .order_by("due_date", "-id")[:limit]
     )
+    for row in rows:
+        row.fraction = row.done / row.total if row.total else 0.0
+        row.text = f"{row.done} of {row.total} reads"
+        row.share = f"{100 * row.fraction:.0f} %"
+        row.overdue = row.due_date is not None and row.due_date < today
+    return list(rows)
 
 
-def recent_studies(user: User, projects, limit: int = 8) -> list[Study]:
+def recent_studies(user: User, projects, limit: int = 8) -> list[Row]:
     visible = Study.objects.visible_to(user).filter(project__in=projects)
-    return list(visible.select_related("patient").order_by("-id")[:limit])
+    return rows_of(visible.select_related("patient").order_by("-id")[:limit], user)
 
 
 def shown_projects(user: User, chosen: Project | None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
+from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from inference.jobs.models import Job
@@ -31,8 +32,9 @@ def home(request: HttpRequest) -> HttpResponse:
         "waiting": sum(entry["total"] - entry["done"] for entry in reading),
         "jobs": home_page.jobs(user, projects),
         "failures": home_page.failures(user, projects),
-        "campaigns": home_page.campaigns(user, projects),
+        "campaigns": home_page.campaigns(user, projects, timezone.localdate()),
         "studies": studies,
+        "archive_empty": not studies and not Study.objects.visible_to(user).exists(),
         "may_import": projects_where(user, Action.IMPORT).exists(),
         "may_campaign": projects_where(user, Action.MANAGE).exists(),
     }

@@ -24,6 +24,7 @@ INSTALLED_APPS = [
     "django_htmx",
     "rest_framework",
     "drf_spectacular",
+    "portal.frame",
     "portal.accounts",
     "portal.runtime",
     "studies",
@@ -44,7 +45,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "portal.runtime.middleware.RequestLog",
     "django.middleware.security.SecurityMiddleware",
-    "portal.dashboards.headers.SecurityHeaders",
+    "portal.frame.headers.SecurityHeaders",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -114,7 +115,7 @@ STORAGES = {
 STATICFILES_FINDERS = [
     "django.contrib.staticfiles.finders.FileSystemFinder",
     "django.contrib.staticfiles.finders.AppDirectoriesFinder",
-    "portal.dashboards.finders.PlotlyFinder",
+    "portal.frame.finders.PlotlyFinder",
 ]
 
 REST_FRAMEWORK = {
@@ -142,6 +143,10 @@ CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 6 * 3600, "socket_connect_timeout": 5}
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 5.0
+CELERY_TIMEZONE = "UTC"
+# The queues that must have a worker before the portal calls itself ready.
+QUEUES = ["default", "io", "infer", "train"]
 
 # A job whose worker gave no sign of life for this long is given to another one.
 JOB_LEASE_SECONDS = env.seconds("JOB_LEASE_SECONDS", 30)
