@@ -14,6 +14,7 @@ class LogFile:
     """A log file of raw lines; keeps five older files of 10 MB each."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._handler = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(message)s"))

@@ -94,7 +94,7 @@ def logging_settings(level: str = "INFO", messages: bool = False) -> dict[str, A
             "portal": {"level": level},
             "studies": {"level": level},
             "inference": {"level": level},
-            "celery": {"level": level},
+            "celery": {"level": "WARNING"},
             # Without Django's own handlers, which mail and print whole requests.
             "django": {"handlers": [], "level": "WARNING", "propagate": True},
             "django.server": {"handlers": [], "level": "WARNING", "propagate": True},

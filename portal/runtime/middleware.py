@@ -28,7 +28,7 @@ class RequestLog:
         with log_context(request_id=request_id):
             response = self.get_response(request)
             response.headers["X-Request-ID"] = request_id
-            if request.path not in QUIET or response.status_code >= 500:
+            if request.path not in QUIET:
                 logger.info(
                     "request",
                     extra={

@@ -11,12 +11,32 @@ import time
 from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+SUPERVISED = "READROOM_SUPERVISED"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(signal_number: int = signal.SIGKILL) -> None:
     """Ask the kernel to send this process a signal when its parent ends, even by SIGKILL (prctl(2))."""
     _libc.prctl(PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0)
+
+
+def die_with_supervisor() -> None:
+    """In a process of a process that a supervisor started: do not outlive the parent."""
+    if os.environ.get(SUPERVISED):
+        die_with_parent()
+
+
+def adopt_orphans() -> None:
+    """Become the parent of processes below us that lose theirs, so that we can end and reap them."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap(group: int) -> None:
+    """Collect the ended processes of a group that we adopted."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
 
 
 def dying_with(parent: int, signal_number: int) -> Callable[[], None]:

@@ -1,0 +1,75 @@
+import os
+import signal
+import socket
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from portal.runtime import commands, first_run
+from portal.runtime.data_folder import DataFolder, read_json, write_private_json
+from portal.runtime.embedded import opened
+from portal.runtime.errors import RuntimeProblem
+from portal.runtime.locks import FileLock
+from portal.runtime.process import die_with_parent, port_is_free
+from portal.runtime.supervisor import Supervisor, already_running, claim
+
+
+class Command(BaseCommand):
+    help = "Starts the portal with everything it needs and stays until Ctrl-C or SIGTERM."
+    requires_system_checks = []
+    requires_migrations_checks = False
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--with-parent", action="store_true", help="stop when the process that started it ends")
+
+    def handle(self, *, with_parent: bool, **options: Any) -> None:
+        if with_parent:
+            die_with_parent(signal.SIGTERM)
+        data = DataFolder()
+        try:
+            data.create()
+            lock = FileLock(data.run / "portal.lock")
+            if not lock.acquire(wait=False):
+                raise already_running(data, read_json(claim(data)))
+            with lock:
+                self._run(data)
+        except RuntimeProblem as problem:
+            raise CommandError(str(problem)) from None
+
+    def _run(self, data: DataFolder) -> None:
+        host, port = settings.HOST, settings.PORT
+        if not port_is_free(port, host):
+            raise RuntimeProblem(f"Port {port} of {host} is taken by another program.", "Give another one: PORT=8001.")
+        address = f"http://{_name(host)}:{port}"
+        password = first_run.prepare(data, self._say)
+        supervisor = Supervisor(
+            commands.one_machine(host, port, data.run), data, opened(), f"http://{_reach(host)}:{port}", self._say
+        )
+        write_private_json(claim(data), {"address": address, "pid": os.getpid()})
+
+        def ready() -> None:
+            if password is not None:
+                self._say(f"User {first_run.ADMINISTRATOR}, password {password} (kept in {data.admin_password})")
+            self._say(f"Readroom is ready: {address}")
+
+        try:
+            supervisor.run(ready)
+            self._say("Readroom has stopped")
+        finally:
+            claim(data).unlink(missing_ok=True)
+
+    def _say(self, text: str) -> None:
+        self.stdout.write(text)
+        self.stdout.flush()
+
+
+def _reach(host: str) -> str:
+    """Where this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+
+
+def _name(host: str) -> str:
+    """The host that people type; with every address open, the machine's name."""
+    return socket.gethostname() if host in {"0.0.0.0", "::"} else _reach(host)  # noqa: S104
