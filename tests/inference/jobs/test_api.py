@@ -86,7 +86,7 @@ def test_failed_job_says_cause_and_next_step_and_streams_its_log(clients, job):
     row = client.get(f"/api/jobs/{job.pk}/").data
     assert (row["state"], row["cause"], row["next_step"]) == ("failed", "No foreground.", "Choose another.")
     log = client.get(f"/api/jobs/{job.pk}/log/").data
-    assert [line["text"] for line in log] == ["first line", "Failed: No foreground."]
+    assert [line["text"] for line in log] == ["Attempt 1 started by w", "first line", "Failed: No foreground."]
     rest = client.get(f"/api/jobs/{job.pk}/log/?after={log[0]['id']}").data
     assert [line["text"] for line in rest] == ["Failed: No foreground."]
     assert client.get(f"/api/jobs/{job.pk}/log/?after=x").status_code == 400

@@ -1,0 +1,72 @@
+"""What the evaluated cases share with the data that the model was trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from inference.registry.models import ModelVersion
+from inference.training.models import TrainingRun
+from studies.cohorts.models import Case, Split
+from studies.models import Instance
+
+INSTITUTION_NAME = "00080080"
+
+
+def with_training(version: ModelVersion, cases: Sequence[Case]) -> dict[str, Any]:
+    """Patients, studies, scanners and institutions that appear on both sides.
+
+    Patients count as the same where project and patient match. `known` is False where nobody recorded the training
+    data, as for an imported model: nothing can be said then.
+    """
+    run = TrainingRun.objects.filter(version=version).select_related("reference").first()
+    if run is None:
+        return {"known": False, "reason": "The version does not say on which cases it was trained."}
+    used = list(
+        Case.objects.filter(
+            cohort_id=run.reference.cohort_id,
+            cohort_patient__split__in=[Split.TRAIN, Split.VALIDATION],
+            reference_labels__reference=run.reference,
+        ).select_related("image")
+    )
+    evaluated = list(Case.objects.filter(pk__in=[case.pk for case in cases]).select_related("image", "cohort_patient"))
+    patients = _patients(used) & _patients(evaluated)
+    scanners = _scanners(used) & _scanners(evaluated)
+    sources = _institutions(used) & _institutions(evaluated)
+    return {
+        "known": True,
+        "patients": len(patients),
+        "of_patients": len(_patients(evaluated)),
+        "studies": len({case.study_id for case in used} & {case.study_id for case in evaluated}),
+        "scanners": len(scanners),
+        "scanner_names": sorted(scanners),
+        "sources": len(sources),
+        "source_names": sorted(sources),
+        "same_cohort": any(case.cohort_id == run.reference.cohort_id for case in evaluated),
+    }
+
+
+def _patients(cases: Iterable[Case]) -> set[int]:
+    return set(
+        Case.objects.filter(pk__in=[case.pk for case in cases]).values_list("cohort_patient__patient_id", flat=True)
+    )
+
+
+def _scanners(cases: Iterable[Case]) -> set[str]:
+    names = (f"{case.image.manufacturer} {case.image.manufacturer_model_name}".strip() for case in cases)
+    return {name for name in names if name}
+
+
+def _institutions(cases: Sequence[Case]) -> set[str]:
+    first = (
+        Instance.objects.filter(series__in=[case.image_id for case in cases])
+        .order_by("series", "id")
+        .distinct("series")
+        .values_list("header", flat=True)
+    )
+    found = set()
+    for header in first:
+        values = json.loads(header).get(INSTITUTION_NAME, {}).get("Value") or []
+        found.update(str(value) for value in values if value)
+    return found

@@ -1,0 +1,188 @@
+"""Evaluating a version on a cohort; the only writers of evaluations and case results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from inference.errors import EvaluationError
+from inference.evaluation import overlap, summary
+from inference.evaluation.models import CaseResult, Evaluation
+from inference.jobs.services import submit
+from inference.prediction.models import Prediction
+from inference.registry.models import ModelVersion
+from inference.training.services import find_reference
+from portal.accounts.models import User
+from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard, Split
+from studies.volumes import load_label_map, load_volume
+
+logger = logging.getLogger(__name__)
+
+
+def start(
+    version: ModelVersion,
+    cohort: Cohort,
+    *,
+    reference: ReferenceStandard | None = None,
+    split: str = Split.TEST,
+    by: User | None,
+) -> Evaluation:
+    """Write an evaluation down and queue its job. `split` empty means every case. Raises `EvaluationError`."""
+    from inference.evaluation.tasks import evaluate  # the task module imports this one
+
+    project = version.model.project
+    reference = reference or find_reference(cohort)
+    if cohort.project_id != project.pk or reference.cohort_id != cohort.pk:
+        raise EvaluationError(
+            f"The model belongs to the project {project.slug}; cohort or reference standard do not fit.",
+            "Choose a cohort of the model's project and one of its reference standards.",
+        )
+    if split not in Split.values:
+        raise EvaluationError(f"There is no split {split!r}.", "Choose train, validation, test, or nothing for all.")
+    if split and not cohort.frozen:
+        raise EvaluationError(
+            f"The cohort “{cohort.name}” is not frozen, so it has no {split} patients.",
+            "Freeze it, or evaluate on all of its cases.",
+        )
+    structures_of(version, reference)
+    if not labelled_cases(reference, split):
+        raise EvaluationError(
+            f"“{reference}” has no segmentation for a {split or 'single'} case of “{cohort.name}”.",
+            "Choose another split or reference standard.",
+        )
+    with transaction.atomic():
+        evaluation = Evaluation.objects.create(version=version, reference=reference, split=split, created_by=by)
+        evaluation.job = submit(
+            evaluate,
+            project=project,
+            title=f"Evaluate {version} on {cohort.name}" + (f" ({split})" if split else ""),
+            parameters={"evaluation": evaluation.pk},
+            by=by,
+        )
+        evaluation.save(update_fields=["job"])
+    return evaluation
+
+
+def structures_of(version: ModelVersion, reference: ReferenceStandard) -> list[str]:
+    """The structures that the model and the reference standard share, by name. Raises `EvaluationError`."""
+    known = {label["name"].casefold() for label in reference.labels}
+    names = [label["name"] for label in version.manifest["labels"]]
+    shared = [name for name in names if name.casefold() in known]
+    if not shared:
+        raise EvaluationError(
+            f"The model segments {', '.join(names)}; the reference standard “{reference}” holds "
+            f"{', '.join(label['name'] for label in reference.labels) or 'no structures'}.",
+            "Choose a reference standard whose structures are named as the model's.",
+        )
+    return shared
+
+
+def labelled_cases(reference: ReferenceStandard, split: str) -> list[ReferenceLabel]:
+    entries = reference.case_labels.filter(segmentation__isnull=False)
+    if split:
+        entries = entries.filter(case__cohort_patient__split=split)
+    return list(
+        entries.select_related("case__image", "case__study", "case__cohort_patient", "segmentation").order_by(
+            "case__name", "case_id"
+        )
+    )
+
+
+def measure(
+    version: ModelVersion, entry: ReferenceLabel, prediction: Prediction, structures: Sequence[str]
+) -> dict[str, summary.CaseFigures]:
+    """The figures of one case, for each structure. Raises `ImageError`."""
+    labels = version.manifest["labels"]
+    volume = load_volume(entry.case.image)
+    truth = load_label_map(entry.segmentation, volume, labels)  # type: ignore[arg-type]
+    found = load_label_map(prediction.segmentation, volume, labels)  # type: ignore[arg-type]
+    threshold = version.manifest.get("output", {}).get("threshold", 0.5)
+    figures = {}
+    for label in labels:
+        name, number = label["name"], label["number"]
+        if name not in structures:
+            continue
+        score = prediction.scores.get(name)
+        figures[name] = summary.CaseFigures(
+            case=entry.case.name,
+            patient=entry.case.cohort_patient.patient_id,
+            present=bool((truth == number).any()),
+            predicted=score >= threshold if score is not None else bool((found == number).any()),
+            score=score,
+            values=summary.compare(truth == number, found == number, volume.spacing),
+        )
+    return figures
+
+
+def finish(
+    evaluation: Evaluation,
+    measured: Sequence[tuple[ReferenceLabel, dict[str, summary.CaseFigures]]],
+    failed: Sequence[dict[str, Any]],
+    structures: Sequence[str],
+) -> None:
+    """Write case results and summary. Call it in the job's own transaction; a repeated job replaces its results."""
+    evaluation.case_results.all().delete()
+    CaseResult.objects.bulk_create(
+        CaseResult(
+            evaluation=evaluation,
+            case=entry.case,
+            structure=name,
+            values=figure.values,
+            present=figure.present,
+            predicted=figure.predicted,
+            score=figure.score,
+        )
+        for entry, figures in measured
+        for name, figure in figures.items()
+    )
+    evaluation.summary = {name: summary.summarise([figures[name] for _, figures in measured]) for name in structures}
+    evaluation.overlap = {
+        **overlap.with_training(evaluation.version, [entry.case for entry, _ in measured]),
+        "cases": len(measured),
+        "failed_cases": list(failed),
+    }
+    evaluation.finished_at = timezone.now()
+    evaluation.save(update_fields=["summary", "overlap", "finished_at"])
+
+
+def report(evaluation: Evaluation) -> dict[str, Any]:
+    """The evaluation for a program to read: ids, summary with intervals, per-case values."""
+    cases: dict[str, dict[str, Any]] = {}
+    for result in evaluation.case_results.select_related("case__study").order_by("case__name", "structure"):
+        entry = cases.setdefault(
+            result.case.name,
+            {
+                "case": result.case.name,
+                "study": result.case.study_id,
+                "study_instance_uid": result.case.study.study_instance_uid,
+                "structures": {},
+            },
+        )
+        entry["structures"][result.structure] = {
+            **result.values,
+            "present": result.present,
+            "predicted": result.predicted,
+            "score": result.score,
+        }
+    return {
+        "evaluation": evaluation.pk,
+        "version": evaluation.version_id,
+        "model": evaluation.version.model.name,
+        "number": evaluation.version.number,
+        "cohort": evaluation.reference.cohort.name,
+        "reference": str(evaluation.reference),
+        "reference_id": evaluation.reference_id,
+        "split": evaluation.split or "all",
+        "n": len(cases),
+        "structures": {
+            name: {**figures["dice"], "metric": "dice", "mean": figures["dice"]["estimate"]}
+            for name, figures in evaluation.summary.items()
+        },
+        "summary": evaluation.summary,
+        "overlap": evaluation.overlap,
+        "cases": list(cases.values()),
+    }

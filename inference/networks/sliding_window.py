@@ -1,0 +1,54 @@
+"""Class probabilities for an image of any size, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+AXES = {"z": -3, "y": -2, "x": -1}
+
+
+def probabilities(
+    network: nn.Module, image: Tensor, settings: Mapping[str, Any], *, tick: Callable[[], None] | None = None
+) -> Tensor:
+    """Softmax probabilities [c, z, y, x] for a prepared image [inputs, z, y, x], on the network's device.
+
+    settings: the manifest's `inference`: `window` (z, y, x) voxels, `overlap` 0–1, `mirror` axes whose mirror images
+    are averaged. Windows are blended with a Gaussian; an image smaller than the window is padded by its edge values.
+    tick: called before every window, so that long work can be stopped.
+    """
+    device = next(network.parameters()).device
+    batch = image[None].to(device)
+    mirrors: list[Sequence[int]] = [()]
+    for axis in settings.get("mirror", ()):
+        mirrors += [(*axes, AXES[axis]) for axes in mirrors]
+
+    def predict(window: Tensor) -> Tensor:
+        if tick is not None:
+            tick()
+        window = window.contiguous(memory_format=torch.channels_last_3d)
+        total: Tensor | None = None
+        for axes in mirrors:
+            flipped = torch.flip(window, axes) if axes else window
+            share = torch.softmax(network(flipped).float(), dim=1)
+            share = torch.flip(share, axes) if axes else share
+            total = share if total is None else total + share
+        assert total is not None
+        return total / len(mirrors)
+
+    with torch.inference_mode():
+        result = sliding_window_inference(
+            batch,
+            roi_size=settings["window"],
+            sw_batch_size=1,
+            predictor=predict,
+            overlap=settings.get("overlap", 0.5),
+            mode="gaussian",
+            padding_mode="replicate",
+        )
+    assert isinstance(result, Tensor)
+    return result[0]

@@ -1,0 +1,203 @@
+"""Running a version on studies; the only writers of predictions."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from django.db import transaction
+
+from inference.errors import InferenceError, PredictionError
+from inference.jobs.models import Job
+from inference.jobs.services import submit
+from inference.prediction import engine
+from inference.prediction.models import Prediction
+from inference.registry import services as registry
+from inference.registry.models import ModelVersion
+from portal.accounts.models import Project, User
+from studies.cohorts.models import Cohort
+from studies.dicom import segmentation
+from studies.dicom.errors import ImageError
+from studies.ingest.store import open_batch, store_dataset
+from studies.models import ImportBatch, Origin, Series, Study
+from studies.volumes import load_volume, source_datasets
+
+logger = logging.getLogger(__name__)
+
+STORED, ALREADY, FAILED = "stored", "already there", "failed"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a version is run on: a study, the series to work on, and the name under which a log may mention it."""
+
+    study: Study
+    image: Series | None
+    name: str
+
+
+@dataclass
+class CaseOutcome:
+    name: str
+    study: int
+    state: str
+    prediction: int | None = None
+    seconds: float | None = None
+    cause: str = ""
+    next_step: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def start(
+    version: ModelVersion,
+    *,
+    by: User | None,
+    cohort: Cohort | None = None,
+    split: str = "",
+    studies: Iterable[Study] | None = None,
+) -> Job:
+    """Queue a run over a cohort (or one side of its split), or over studies. Raises `PredictionError`."""
+    from inference.prediction.tasks import predict  # the task module imports this one
+
+    project = version.model.project
+    if (cohort is None) == (studies is None):
+        raise PredictionError("A run needs a cohort or studies.", "Choose one of the two.")
+    parameters: dict[str, Any] = {"version": version.pk}
+    if cohort is not None:
+        _same_project(project, [cohort.project_id])
+        cases = cohort.cases.filter(cohort_patient__split=split) if split else cohort.cases.all()
+        count, parameters = cases.count(), {**parameters, "cohort": cohort.pk, "split": split}
+        where = cohort.name
+    else:
+        chosen = list(studies or ())
+        _same_project(project, [study.project_id for study in chosen])
+        count, parameters = len(chosen), {**parameters, "studies": [study.pk for study in chosen]}
+        where = "1 study" if count == 1 else f"{count} studies"
+    if not count:
+        raise PredictionError("There is no case to run the model on.", "Choose a cohort with cases, or studies.")
+    return submit(predict, project=project, title=f"Run {version} on {where}", parameters=parameters, by=by)
+
+
+def targets(version: ModelVersion, parameters: dict[str, Any]) -> list[Target]:
+    """The cases that a job's parameters mean."""
+    if "cohort" in parameters:
+        cases = Cohort.objects.get(pk=parameters["cohort"]).cases.select_related("study", "image")
+        if parameters.get("split"):
+            cases = cases.filter(cohort_patient__split=parameters["split"])
+        return [Target(case.study, case.image, case.name) for case in cases]
+    studies = Study.objects.filter(pk__in=parameters["studies"]).order_by("pk")
+    return [Target(study, pick_image(version, study), f"study {study.pk}") for study in studies]
+
+
+def pick_image(version: ModelVersion, study: Study) -> Series | None:
+    """The acquired series of an accepted modality with most images; the first one where none is accepted."""
+    images = study.series.filter(origin=Origin.ACQUIRED).order_by("-number_of_instances", "series_number", "pk")
+    accepted = version.manifest["inputs"][0].get("modality") or []
+    return (images.filter(modality__in=accepted).first() if accepted else None) or images.first()
+
+
+def warm_model(version: ModelVersion) -> engine.LoadedModel:
+    return engine.warm.get(version.digest, lambda: registry.open_bundle(version))
+
+
+def predict_all(
+    version: ModelVersion,
+    cases: Sequence[Target],
+    *,
+    job: Job | None,
+    by: User | None,
+    tick: Callable[[], None],
+    before: Callable[[int, Target], None],
+    after: Callable[[CaseOutcome], None],
+    transact: Callable[[], AbstractContextManager[Any]] = transaction.atomic,
+) -> list[CaseOutcome]:
+    """Run a version on each case. A bad case is an outcome with words and never stops the others.
+
+    tick is called before every window and may raise to stop; transact gives the transaction in which a result is
+    written. Raises `BundleError` where the model itself cannot be loaded.
+    """
+    batch: ImportBatch | None = None
+    outcomes = []
+    for number, case in enumerate(cases):
+        before(number, case)
+        found = Prediction.objects.filter(version=version, image=case.image).first() if case.image else None
+        if found is not None:
+            outcome = CaseOutcome(case.name, case.study.pk, ALREADY, found.pk)
+        else:
+            model = warm_model(version)
+            if batch is None:
+                batch = open_batch(version.model.project, ImportBatch.Source.COMMAND, by)
+            outcome = _predict_one(version, model, case, job=job, batch=batch, by=by, tick=tick, transact=transact)
+        outcomes.append(outcome)
+        after(outcome)
+    return outcomes
+
+
+def _predict_one(
+    version: ModelVersion,
+    model: engine.LoadedModel,
+    case: Target,
+    *,
+    job: Job | None,
+    batch: ImportBatch,
+    by: User | None,
+    tick: Callable[[], None],
+    transact: Callable[[], AbstractContextManager[Any]],
+) -> CaseOutcome:
+    started = time.monotonic()
+    try:
+        if case.image is None:
+            raise PredictionError("The study has no images.", "Import its images, or choose another study.")
+        engine.check_modality(model.bundle.manifest, case.image.modality)
+        output = model.predict(load_volume(case.image), tick=tick)
+        dataset = segmentation.write(
+            source_datasets(case.image),
+            output.label_map,
+            model.bundle.labels,
+            algorithm=segmentation.Algorithm(version.model.name, str(version.number)),
+            series_description=str(version),
+            series_number=1000 + version.number,
+        )
+    except (InferenceError, ImageError) as error:
+        return CaseOutcome(case.name, case.study.pk, FAILED, cause=error.cause, next_step=error.next_step)
+    seconds = time.monotonic() - started
+    with transact(), transaction.atomic():
+        stored = store_dataset(dataset, batch=batch, origin=Origin.MODEL, created_by=by, provenance=str(version))
+        if stored.instance is None:
+            return CaseOutcome(
+                case.name,
+                case.study.pk,
+                FAILED,
+                cause=f"The archive refused the segmentation: {stored.reason}",
+                next_step="Correct the study's headers and import it again.",
+            )
+        prediction = Prediction.objects.create(
+            version=version,
+            study=case.study,
+            image=case.image,
+            job=job,
+            segmentation=stored.instance.series,
+            scores=output.scores,
+            measurements={name: {"volume_ml": round(volume, 4)} for name, volume in output.volumes_ml.items()},
+            seconds=round(seconds, 3),
+        )
+    return CaseOutcome(case.name, case.study.pk, STORED, prediction.pk, round(seconds, 3))
+
+
+def counts(outcomes: Iterable[CaseOutcome]) -> dict[str, int]:
+    states = [outcome.state for outcome in outcomes]
+    return {"stored": states.count(STORED), "already_there": states.count(ALREADY), "failed": states.count(FAILED)}
+
+
+def _same_project(project: Project, found: Iterable[int]) -> None:
+    if any(number != project.pk for number in found):
+        raise PredictionError(
+            f"The model belongs to the project {project.slug}, the images to another one.",
+            "Choose images of the model's project.",
+        )

@@ -1,0 +1,221 @@
+"""The configuration of a training run: TOML in, a checked dictionary with every default written out.
+
+`check` collects all problems, each with the key, what is wrong and what is allowed, so that a form can show them at
+once. What it returns is plain JSON and complete: the same dictionary trains the same model.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inference.errors import ConfigError, NetworkError, PreprocessingError
+from inference.imaging import preprocessing
+from inference.networks import table
+
+Config = dict[str, Any]
+REQUIRED = object()
+DEFAULT_PREPROCESSING = [
+    {"name": "orient", "to": "LPS"},
+    {"name": "clip_percentile", "lower": 0.5, "upper": 99.5},
+    {"name": "normalise", "method": "zscore", "region": "all"},
+]
+
+
+@dataclass(frozen=True)
+class Key:
+    kind: str
+    default: Any = REQUIRED
+    lower: float | None = None
+    upper: float | None = None
+    choices: tuple[str, ...] = ()
+    summary: str = ""
+
+
+TOP: dict[str, Key] = {
+    "name": Key("slug", summary="Name of the model; a run makes its next version"),
+    "task": Key("choice", "segmentation", choices=("segmentation",), summary="What the model does"),
+    "description": Key("text", "", summary="Intended use, in a sentence"),
+}
+SECTIONS: dict[str, dict[str, Key]] = {
+    "data": {
+        "project": Key("text", "", summary="Slug of the project, where the command does not give it"),
+        "cohort": Key("text", "", summary="Name of a frozen cohort, where the command does not give it"),
+        "reference": Key("text", "", summary="Name of the reference standard; the newest where empty"),
+        "structures": Key("texts", [], summary="Structures to learn; all where empty"),
+        "modality": Key("texts", [], summary="Modalities that the model accepts; those of the cohort where empty"),
+    },
+    "network": {"name": Key("text", "unet"), "dimensions": Key("whole", 3, 3, 3)},
+    "training": {
+        "patch": Key("sizes", summary="Size of a training patch in voxels (z, y, x)"),
+        "batch_size": Key("whole", 2, 1, 512),
+        "samples_per_case": Key("whole", 1, 1, 64, summary="Patches from each case in an epoch"),
+        "foreground_share": Key("number", 0.0, 0, 1, summary="Share of patches centred on a structure"),
+        "epochs": Key("whole", 100, 1, 100000),
+        "max_minutes": Key("number", 0.0, 0, 60 * 24 * 30, summary="Ends training after this time; 0: no limit"),
+        "loss": Key("choice", "dice_ce", choices=("dice_ce", "dice", "cross_entropy")),
+        "learning_rate": Key("number", 1e-3, 1e-8, 10),
+        "warmup": Key("number", 0.05, 0, 0.9, summary="Share of the training in which the learning rate rises"),
+        "weight_decay": Key("number", 0.01, 0, 1),
+        "gradient_clip": Key("number", 12.0, 0, 1e6, summary="Largest gradient norm; 0: no limit"),
+        "averaging": Key("number", 0.99, 0, 0.99999, summary="Decay of the averaged weights; 0: none"),
+        "validate_every": Key("whole", 1, 1, 1000, summary="Epochs between two validations"),
+        "seed": Key("whole", 0, 0, 2**31 - 1),
+    },
+    "augmentation": {
+        "flip": Key("axes", [], summary="Patient axes that may be mirrored: x, y, z"),
+        "rotation": Key("number", 0.0, 0, 180, summary="Largest rotation about each axis, degrees"),
+        "scale": Key("number", 0.0, 0, 0.9, summary="Largest relative change of size"),
+        "shift": Key("number", 0.0, 0, 0.5, summary="Largest shift, as share of the patch"),
+        "deformation": Key("number", 0.0, 0, 20, summary="Elastic deformation, voxels (standard deviation)"),
+        "contrast": Key("number", 0.0, 0, 0.9),
+        "brightness": Key("number", 0.0, 0, 10, summary="Largest shift of the normalised values"),
+        "gamma": Key("number", 0.0, 0, 2, summary="Largest |log gamma|"),
+        "noise": Key("number", 0.0, 0, 10, summary="Largest standard deviation of added noise"),
+    },
+    "inference": {
+        "window": Key("sizes", None, summary="Sliding window in voxels (z, y, x); the patch where left out"),
+        "overlap": Key("number", 0.5, 0, 0.95),
+        "mirror": Key("axes", [], summary="Axes over whose mirror images the output is averaged"),
+        "threshold": Key("number", 0.5, 0, 1, summary="Case score from which a structure counts as found"),
+    },
+}
+
+
+def load(path: str | Path) -> Config:
+    """Read and check a TOML file. Raises `ConfigError`."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"{path} cannot be read: {error.strerror}."]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path} is not text in UTF-8."]) from error
+    return parse(text)
+
+
+def parse(text: str) -> Config:
+    """Check TOML text. Raises `ConfigError`."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"This is not TOML: {error}."]) from error
+    return check(raw)
+
+
+def check(raw: Any) -> Config:
+    """The configuration with defaults. Raises `ConfigError` with every problem."""
+    if not isinstance(raw, dict):
+        raise ConfigError(["The configuration must be a table of keys and values."])
+    problems: list[str] = []
+    known = [*TOP, *SECTIONS, "preprocessing"]
+    for key in sorted(set(raw) - set(known)):
+        problems.append(f"{key}: there is no such key; allowed are {', '.join(known)}.")
+    config: Config = {key: _value(raw, key, rule, key, problems) for key, rule in TOP.items()}
+    for section, rules in SECTIONS.items():
+        given = raw.get(section, {})
+        if not isinstance(given, dict):
+            problems.append(f"{section}: it must be a table, written [{section}].")
+            given = {}
+        if section != "network":
+            for key in sorted(set(given) - set(rules)):
+                problems.append(f"{section}.{key}: there is no such key; allowed are {', '.join(rules)}.")
+        config[section] = {key: _value(given, key, rule, f"{section}.{key}", problems) for key, rule in rules.items()}
+    config["preprocessing"] = _preprocessing(raw.get("preprocessing", DEFAULT_PREPROCESSING), problems)
+    _network(config, raw.get("network", {}), problems)
+    if not problems:
+        _together(config, problems)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _preprocessing(steps: Any, problems: list[str]) -> list[dict[str, Any]]:
+    try:
+        return preprocessing.check(steps)
+    except PreprocessingError as error:
+        problems.append(f"{error.cause} {error.next_step}".strip())
+        return []
+
+
+def _network(config: Config, given: Any, problems: list[str]) -> None:
+    given = given if isinstance(given, dict) else {}
+    parameters = {key: value for key, value in given.items() if key not in SECTIONS["network"]}
+    try:
+        config["network"]["parameters"] = table.check(config["network"]["name"], parameters)
+    except NetworkError as error:
+        problems.append(f"network: {error.cause} {error.next_step}".strip())
+
+
+def _together(config: Config, problems: list[str]) -> None:
+    """Rules between keys."""
+    if config["inference"]["window"] is None:
+        config["inference"]["window"] = list(config["training"]["patch"])
+    divisor = table.divisor(config["network"]["name"], config["network"]["parameters"])
+    for place, size in (
+        ("training.patch", config["training"]["patch"]),
+        ("inference.window", config["inference"]["window"]),
+    ):
+        if any(n % divisor for n in size):
+            problems.append(f"{place} is {size}; this network needs multiples of {divisor} on every axis.")
+
+
+def _value(given: dict[str, Any], key: str, rule: Key, place: str, problems: list[str]) -> Any:
+    if key not in given:
+        if rule.default is REQUIRED:
+            problems.append(f"{place}: missing; it must be {_wanted(rule)}.")
+            return None
+        return list(rule.default) if isinstance(rule.default, list) else rule.default
+    value = given[key]
+    if not CHECKS[rule.kind](value, rule):
+        problems.append(f"{place}: {value!r} is not allowed; it must be {_wanted(rule)}.")
+        return None
+    return float(value) if rule.kind == "number" else value
+
+
+def _in_range(value: Any, rule: Key) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return False
+    return (rule.lower is None or value >= rule.lower) and (rule.upper is None or value <= rule.upper)
+
+
+def _is_slug(value: Any, _: Key) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,80}", value) is not None
+
+
+CHECKS: dict[str, Callable[[Any, Key], bool]] = {
+    "text": lambda value, rule: isinstance(value, str),
+    "slug": _is_slug,
+    "texts": lambda value, rule: isinstance(value, list) and all(isinstance(item, str) for item in value),
+    "choice": lambda value, rule: value in rule.choices,
+    "number": _in_range,
+    "whole": lambda value, rule: isinstance(value, int) and _in_range(value, rule),
+    "axes": lambda value, rule: (
+        isinstance(value, list) and all(v in ("x", "y", "z") for v in value) and len(set(value)) == len(value)
+    ),
+    "sizes": lambda value, rule: (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= 1024 for n in value)
+    ),
+}
+
+
+def _wanted(rule: Key) -> str:
+    between = ""
+    if rule.lower is not None and rule.upper is not None:
+        between = f" from {rule.lower:g} to {rule.upper:g}"
+    return {
+        "text": "text",
+        "slug": "a name of letters, digits, - and _",
+        "texts": "a list of texts",
+        "choice": f"one of {', '.join(rule.choices)}",
+        "number": f"a number{between}",
+        "whole": f"a whole number{between}",
+        "axes": 'a list out of "x", "y", "z", each once',
+        "sizes": "three whole numbers of voxels (z, y, x)",
+    }[rule.kind]

@@ -1,0 +1,169 @@
+"""One Lightning fit with checkpoints that survive a kill."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning.pytorch as pl
+import psutil
+import torch
+from torch import Tensor
+
+from inference.errors import TrainingError
+from inference.networks.memory import training_bytes
+from inference.training.config import Config
+from inference.training.data import SegmentationData
+from inference.training.module import Clock, SegmentationModule
+
+CHECKPOINT = "last.ckpt"
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+
+class Watcher(Protocol):
+    """Who follows a fit; a job's `Run` in the portal."""
+
+    def log(self, text: str) -> None: ...
+    def progress(self, fraction: float, text: str = "") -> None: ...
+    def metric(self, name: str, step: int, value: float) -> None: ...
+    def check(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Trained:
+    """weights: what the bundle gets (averaged where averaging is on); validation: Dice per structure and case."""
+
+    weights: dict[str, Tensor]
+    epochs: int
+    steps: int
+    seconds: float
+    validation: dict[str, list[float]]
+    train_loss: float
+
+
+def fit(config: Config, structures: list[str], data: SegmentationData, folder: Path, watcher: Watcher) -> Trained:
+    """Train until the epochs or the minutes are over; goes on from the checkpoint in `folder` where there is one.
+
+    Whatever `watcher.check()` raises passes through; the last checkpoint stays. Raises `TrainingError`.
+    """
+    settings = config["training"]
+    use_all_cores()
+    clock = Clock(data.steps_per_epoch() * settings["epochs"], settings["max_minutes"])
+    module = SegmentationModule(config, structures, clock)
+    _check_memory(module, data, settings, watcher)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / CHECKPOINT
+    report = _Report(watcher, data, folder)
+    cuda = torch.cuda.is_available()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # hints for notebooks: data loader workers, deprecated internals
+        trainer = pl.Trainer(
+            accelerator="auto",
+            devices="auto" if cuda else 1,
+            strategy="ddp" if cuda and torch.cuda.device_count() > 1 else "auto",
+            precision="16-mixed" if cuda else "32-true",
+            max_epochs=settings["epochs"],
+            gradient_clip_val=settings["gradient_clip"] or None,
+            check_val_every_n_epoch=settings["validate_every"],
+            limit_val_batches=1.0 if data.validation else 0,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=cuda and torch.cuda.device_count() > 1,
+            reload_dataloaders_every_n_epochs=0,
+            callbacks=[report],
+        )
+        if checkpoint.exists():
+            epoch = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"])
+            watcher.log(f"Going on from the checkpoint after epoch {epoch + 1}")
+            trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint), weights_only=True)
+        else:
+            trainer.fit(module, datamodule=data)
+        if data.validation and report.validated_epoch != report.epochs:
+            trainer.validate(module, datamodule=data, verbose=False)
+            report.on_validation_epoch_end(trainer, module)
+    return Trained(
+        weights={key: value.detach().cpu().contiguous() for key, value in module.averaged.state_dict().items()},
+        epochs=report.epochs,
+        steps=trainer.global_step,
+        seconds=clock.elapsed,
+        validation=module.validation,
+        train_loss=module.train_loss,
+    )
+
+
+def use_all_cores() -> None:
+    """Without a graphics card, let torch compute on every core that this process may use."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+class _Report(pl.Callback):
+    """Progress, curves, cancel, and a checkpoint after every epoch."""
+
+    def __init__(self, watcher: Watcher, data: SegmentationData, folder: Path) -> None:
+        self.watcher, self.data, self.folder = watcher, data, folder
+        self.epochs = self.validated_epoch = 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
+        self.data.set_epoch(trainer.current_epoch)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *args: Any) -> None:
+        self.watcher.check()
+        done = module.clock.fraction(trainer.global_step)
+        self.watcher.progress(done, self._words(trainer, module))
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: Any, *args: Any, **kwargs: Any) -> None:
+        self.watcher.check()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        means = {name: sum(v) / len(v) for name, v in module.validation.items() if v}
+        epoch = trainer.current_epoch + 1 if trainer.state.fn == "fit" else self.epochs
+        self.validated_epoch = epoch
+        for name, value in means.items():
+            self.watcher.metric(f"val_dice/{name}"[:60], epoch, value)
+        words = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+        self.watcher.log(f"Epoch {epoch}: validation Dice {words or 'undefined'}")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
+        self.epochs = trainer.current_epoch + 1
+        self.watcher.metric("train_loss", self.epochs, module.train_loss)
+        self.watcher.check()
+        made = self.folder / f"{CHECKPOINT}.writing"
+        try:
+            trainer.save_checkpoint(made)
+            os.replace(made, self.folder / CHECKPOINT)
+        except OSError as error:
+            raise TrainingError(
+                f"The checkpoint of epoch {self.epochs} could not be written ({error.strerror}).",
+                "Free space in the data folder and retry the job: it goes on from the checkpoint before.",
+            ) from error
+
+    def _words(self, trainer: pl.Trainer, module: Any) -> str:
+        total = module.settings["epochs"]
+        loss = f", loss {module._losses[-1]:.3f}" if module._losses else ""
+        return f"epoch {trainer.current_epoch + 1} of {'at most ' if module.clock.budget else ''}{total}{loss}"
+
+
+def _check_memory(
+    module: SegmentationModule, data: SegmentationData, settings: dict[str, Any], watcher: Watcher
+) -> None:
+    needed = training_bytes(
+        module.network, batch=min(settings["batch_size"], len(data.patches)), in_channels=1, patch=settings["patch"]
+    )
+    if torch.cuda.is_available():
+        free, place = torch.cuda.mem_get_info()[0], "the graphics card"
+    else:
+        free, place = psutil.virtual_memory().available, "this machine"
+    watcher.log(f"Memory: about {needed / 2**30:.1f} GB needed, {free / 2**30:.1f} GB free on {place}")
+    if needed > free:
+        raise TrainingError(
+            f"Training would need about {needed / 2**30:.1f} GB of memory; {place} has {free / 2**30:.1f} GB free.",
+            "Choose a smaller training.batch_size or training.patch, fewer network.channels, or a larger machine.",
+        )

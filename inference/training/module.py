@@ -1,0 +1,171 @@
+"""The Lightning module for segmentation: loss, optimiser, schedule, averaged weights, validation Dice."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from monai.losses import DiceCELoss, DiceLoss
+from torch import Tensor, nn
+
+from inference.errors import TrainingError
+from inference.evaluation.metrics.overlap import dice
+from inference.imaging.augmentation import Augmentation
+from inference.networks import table
+from inference.networks.sliding_window import probabilities
+
+
+class Clock:
+    """How much of the training is done: by steps, or by time where a time budget ends it earlier.
+
+    Without a budget the fraction depends on the step alone, and so do the trained weights.
+    """
+
+    def __init__(self, total_steps: int, max_minutes: float) -> None:
+        self.total_steps, self.budget = total_steps, max_minutes * 60
+        self.before = 0.0  # seconds of earlier attempts
+        self._started: float | None = None
+
+    def start(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        return self.before + (time.monotonic() - self._started if self._started is not None else 0.0)
+
+    def fraction(self, step: int) -> float:
+        by_steps = step / max(1, self.total_steps)
+        by_time = self.elapsed / self.budget if self.budget else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+
+def learning_rate(peak: float, fraction: float, warmup: float) -> float:
+    """Linear rise during `warmup`, then half a cosine down to a thousandth of the peak."""
+    if fraction < warmup:
+        return peak * max(fraction / warmup, 1e-2)
+    rest = (fraction - warmup) / (1 - warmup)
+    return peak * max(0.5 * (1 + math.cos(math.pi * rest)), 1e-3)
+
+
+class SegmentationModule(pl.LightningModule):
+    """config: as checked by inference.training.config; structures: names in the order of the label numbers 1, 2, …"""
+
+    def __init__(self, config: Mapping[str, Any], structures: list[str], clock: Clock) -> None:
+        super().__init__()
+        self.config, self.settings, self.structures = config, config["training"], structures
+        self.clock = clock
+        spec = config["network"]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings["seed"])
+            self.network = table.build(
+                spec["name"],
+                dimensions=spec["dimensions"],
+                in_channels=1,
+                out_channels=len(structures) + 1,
+                parameters=spec["parameters"],
+            ).to(memory_format=torch.channels_last_3d)
+        self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
+        losses = {
+            "dice_ce": lambda: DiceCELoss(to_onehot_y=True, softmax=True),
+            "dice": lambda: DiceLoss(to_onehot_y=True, softmax=True, include_background=False),
+            "cross_entropy": lambda: _CrossEntropy(),
+        }
+        self.loss = losses[self.settings["loss"]]()
+        self.augment = Augmentation(config["augmentation"])
+        self.train_loss = math.nan
+        self.validation: dict[str, list[float]] = {}
+        self._losses: list[float] = []
+
+    def train(self, mode: bool = True) -> SegmentationModule:
+        super().train(mode)
+        self.averaged.eval()
+        return self
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.network.parameters(), lr=self.settings["learning_rate"], weight_decay=self.settings["weight_decay"]
+        )
+
+    def on_fit_start(self) -> None:
+        self.clock.start()
+
+    def on_train_epoch_start(self) -> None:
+        self._losses = []
+        # Dropout draws from torch's own state; what was drawn before must not matter to a resumed run.
+        torch.manual_seed(_mix(self.settings["seed"], self.current_epoch, self.global_rank))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        rate = learning_rate(
+            self.settings["learning_rate"], self.clock.fraction(self.global_step), self.settings["warmup"]
+        )
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        generator = torch.Generator().manual_seed(
+            _mix(self.settings["seed"] + 1, self.current_epoch, batch_idx, self.global_rank)
+        )
+        with torch.no_grad():
+            images, labels = self.augment(batch["image"], batch["labels"], generator)
+        logits = self.network(images.contiguous(memory_format=torch.channels_last_3d))
+        loss = self.loss(logits.float(), labels.long())
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The loss is not a number any more (epoch {self.current_epoch + 1}, step {self.global_step}).",
+                "Lower training.learning_rate or set training.gradient_clip; the last checkpoint is kept.",
+            )
+        self._losses.append(value)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        decay = self.settings["averaging"]
+        # Early on the average follows quickly, or the random start would stay in it for long.
+        decay = min(decay, (1 + self.global_step) / (10 + self.global_step))
+        with torch.no_grad():
+            current = self.network.state_dict()
+            for name, value in self.averaged.state_dict().items():
+                if value.dtype.is_floating_point and decay > 0:
+                    value.lerp_(current[name], 1 - decay)
+                else:
+                    value.copy_(current[name])
+        if self.clock.fraction(self.global_step) >= 1:
+            self.trainer.should_stop = True
+
+    def on_train_epoch_end(self) -> None:
+        self.train_loss = sum(self._losses) / max(1, len(self._losses))
+
+    def on_validation_epoch_start(self) -> None:
+        self.validation = {name: [] for name in self.structures}
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        found = probabilities(self.averaged, batch["image"][0], self.config["inference"]).argmax(0).cpu().numpy()
+        truth = batch["labels"][0, 0].cpu().numpy()
+        for number, name in enumerate(self.structures, start=1):
+            value = dice(truth == number, found == number)
+            if value is not None:
+                self.validation[name].append(value)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["elapsed_seconds"] = self.clock.elapsed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.clock.before = float(checkpoint["elapsed_seconds"])
+
+
+class _CrossEntropy(nn.Module):
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, labels[:, 0])
+
+
+def _mix(*numbers: int) -> int:
+    """One seed out of several numbers, so that neighbours do not share streams."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 0x9E3779B9) % (2**63 - 1)
+    return seed

@@ -1,0 +1,218 @@
+"""Starting and finishing training runs; the only writers of `TrainingRun`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import subprocess
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import torch
+from django.conf import settings
+from django.db import transaction
+
+from inference.errors import TrainingError
+from inference.evaluation.statistics.bootstrap import bootstrap_mean
+from inference.evaluation.statistics.interval import undefined
+from inference.jobs.services import submit
+from inference.registry import bundle
+from inference.registry import services as registry
+from inference.registry.models import ModelVersion
+from inference.training import cases
+from inference.training.config import Config, check
+from inference.training.fit import Trained
+from inference.training.models import TrainingRun
+from portal.accounts.models import Project, User
+from studies.cohorts.models import Cohort, ReferenceStandard, Split
+
+logger = logging.getLogger(__name__)
+
+
+def find_cohort(project: Project, name: str) -> Cohort:
+    """The project's cohort of that name (or id). Raises `TrainingError`."""
+    found = project.cohorts.filter(name=name).first()
+    if found is None and name.isdigit():
+        found = project.cohorts.filter(pk=int(name)).first()
+    if found is None:
+        names = ", ".join(project.cohorts.order_by("name").values_list("name", flat=True)[:20])
+        raise TrainingError(
+            f"The project {project.slug} has no cohort {name!r}.", f"Cohorts: {names}." if names else "Make one first."
+        )
+    return found
+
+
+def find_reference(cohort: Cohort, name: str = "") -> ReferenceStandard:
+    """The newest reference standard of the cohort (of that name, or the one of that id). Raises `TrainingError`."""
+    references = cohort.reference_standards.order_by("-id")
+    found = references.filter(name=name).order_by("-version").first() if name else references.first()
+    if found is None and name.isdigit():
+        found = references.filter(pk=int(name)).first()
+    if found is None:
+        raise TrainingError(
+            f"The cohort “{cohort.name}” has no reference standard{f' {name!r}' if name else ''}.",
+            "Import masks, or freeze a campaign's consensus as reference standard.",
+        )
+    return found
+
+
+def start(
+    *,
+    project: Project,
+    config: Config,
+    cohort: Cohort,
+    reference: ReferenceStandard | None = None,
+    name: str = "",
+    by: User | None,
+) -> TrainingRun:
+    """Check what can be checked without reading pixels, write the run down and queue its job.
+
+    config: anything that `inference.training.config.check` accepts. Raises `ConfigError` and `TrainingError`.
+    """
+    from inference.training.tasks import train  # the task module imports this one
+
+    config = check(config)
+    reference = reference or find_reference(cohort, config["data"]["reference"])
+    if cohort.project_id != project.pk or reference.cohort_id != cohort.pk:
+        raise TrainingError("Cohort, reference standard and project do not belong together.", "Choose them anew.")
+    cases.find_cohort(cohort)
+    cases.choose_labels(reference, config["data"]["structures"])
+    if not cases.labelled_cases(reference, Split.TRAIN):
+        raise TrainingError(
+            f"The reference standard “{reference}” has no segmentation for a training patient of “{cohort.name}”.",
+            "Choose another reference standard, or freeze the cohort with another seed.",
+        )
+    with transaction.atomic():
+        run = TrainingRun.objects.create(
+            project=project,
+            name=(name or config["name"])[:120],
+            config=config,
+            reference=reference,
+            cohort_digest=cohort.digest,
+            created_by=by,
+        )
+        run.job = submit(
+            train,
+            project=project,
+            title=f"Train {run.name} on {cohort.name}",
+            parameters={"training_run": run.pk},
+            by=by,
+        )
+        run.save(update_fields=["job"])
+    return run
+
+
+def folder_of(run: TrainingRun) -> Path:
+    """Where the run keeps its checkpoint."""
+    return Path(settings.MEDIA_ROOT) / "training" / str(run.pk)
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on, for the record."""
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        **{package: installed(package) for package in ("torch", "monai", "lightning", "numpy")},
+        "device": torch.cuda.get_device_name(0) if cuda else "cpu",
+        "threads": len(os.sched_getaffinity(0)),
+        "code": _commit(),
+    }
+
+
+def note_environment(run: TrainingRun) -> None:
+    run.environment = environment()
+    run.save(update_fields=["environment"])
+
+
+def finish(run: TrainingRun, trained: Trained, labels: list[dict[str, Any]], facts: dict[str, Any]) -> ModelVersion:
+    """Register the trained weights as the model's next version. Call it in the job's own transaction.
+
+    facts: numbers of cases and patients, for the manifest.
+    """
+    model = registry.create_model(
+        project=run.project,
+        name=run.config["name"],
+        task=run.config["task"],
+        by=run.created_by,
+        description=run.config["description"],
+    )
+    made = registry.register_version(
+        model, manifest_of(run, trained, labels, facts), trained.weights, by=run.created_by
+    )
+    run.version = made
+    run.save(update_fields=["version"])
+    return made
+
+
+def manifest_of(
+    run: TrainingRun, trained: Trained, labels: list[dict[str, Any]], facts: dict[str, Any]
+) -> bundle.Manifest:
+    config = run.config
+    return {
+        "format": bundle.FORMAT,
+        "task": config["task"],
+        "name": config["name"],
+        "description": config["description"],
+        "inputs": [
+            {
+                "name": "image",
+                "modality": facts["modality"],
+                "smallest": [(n + 1) // 2 for n in config["training"]["patch"]],
+            }
+        ],
+        "preprocessing": config["preprocessing"],
+        "network": config["network"],
+        "labels": labels,
+        "output": {"activation": "softmax", "threshold": config["inference"]["threshold"]},
+        "inference": {key: config["inference"][key] for key in ("window", "overlap", "mirror")},
+        "training": {
+            "run": run.pk,
+            "cohort": run.reference.cohort.name,
+            "cohort_id": run.reference.cohort_id,
+            "cohort_digest": run.cohort_digest,
+            "reference": str(run.reference),
+            "epochs": trained.epochs,
+            "steps": trained.steps,
+            "seconds": round(trained.seconds, 1),
+            "environment": run.environment,
+            **{key: facts[key] for key in ("training_cases", "training_patients", "validation_cases")},
+            "validation_dice": validation_summary(trained),
+        },
+        "card": {
+            "intended_use": config["description"] or "Not stated.",
+            "limits": "Research use only; not a medical device. Trained on one cohort; check it on your own images.",
+        },
+    }
+
+
+def validation_summary(trained: Trained) -> dict[str, Any]:
+    """Mean validation Dice of each structure with its interval; the cases also decided nothing but the curve."""
+    return {
+        name: bootstrap_mean(values, seed=0).as_dict() if values else undefined("no case shows it")
+        for name, values in trained.validation.items()
+    }
+
+
+def _commit() -> str:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607
+            cwd=settings.BASE_DIR,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return installed("readroom") if _is_installed() else "unknown"
+    return found.stdout.strip()
+
+
+def _is_installed() -> bool:
+    try:
+        installed("readroom")
+    except ModuleNotFoundError:
+        return False
+    return True
