@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from inference.evaluation.metrics import overlap
-from inference.evaluation.metrics.surface import surface_distances
 from inference.evaluation.statistics.bootstrap import bootstrap_mean
 from inference.evaluation.statistics.interval import undefined
 from inference.evaluation.statistics.proportions import wilson
@@ -57,6 +56,8 @@ def compare(reference: np.ndarray, predicted: np.ndarray, spacing: Sequence[floa
     counts = overlap.count(reference, predicted)
     millilitres = float(np.prod(spacing)) / 1000
     volume, found = (counts.tp + counts.fn) * millilitres, (counts.tp + counts.fp) * millilitres
+    from inference.evaluation.metrics.surface import surface_distances  # loads MONAI, which takes seconds
+
     distances = surface_distances(reference, predicted, spacing)
     one_empty = (volume > 0) != (found > 0)
     return {

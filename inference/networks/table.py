@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-from monai.networks.nets import SegResNet, UNet
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from inference.errors import NetworkError
+
+if TYPE_CHECKING:  # torch and MONAI take seconds to load; forms and checks need neither
+    from torch import nn
 
 Parameters = dict[str, Any]
 NORMS = ("instance", "batch", "group")
@@ -38,6 +38,8 @@ def _norm(name: str, channels: int) -> Any:
 
 
 def _unet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from monai.networks.nets import UNet
+
     return UNet(
         spatial_dims=dimensions,
         in_channels=inputs,
@@ -57,6 +59,8 @@ def _check_unet(p: Parameters) -> str | None:
 
 
 def _segresnet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from monai.networks.nets import SegResNet
+
     return SegResNet(
         spatial_dims=dimensions,
         init_filters=p["filters"],

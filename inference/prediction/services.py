@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 
 from inference.errors import InferenceError, PredictionError
 from inference.jobs.models import Job
 from inference.jobs.services import submit
-from inference.prediction import engine
 from inference.prediction.models import Prediction
 from inference.registry import services as registry
 from inference.registry.models import ModelVersion
@@ -25,6 +24,9 @@ from studies.dicom.errors import ImageError
 from studies.ingest.store import open_batch, store_dataset
 from studies.models import ImportBatch, Origin, Series, Study
 from studies.volumes import load_volume, source_datasets
+
+if TYPE_CHECKING:  # torch takes seconds to load; pages that start a run do without
+    from inference.prediction import engine
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +105,8 @@ def pick_image(version: ModelVersion, study: Study) -> Series | None:
 
 
 def warm_model(version: ModelVersion) -> engine.LoadedModel:
+    from inference.prediction import engine
+
     return engine.warm.get(version.digest, lambda: registry.open_bundle(version))
 
 
@@ -150,6 +154,8 @@ def _predict_one(
     tick: Callable[[], None],
     transact: Callable[[], AbstractContextManager[Any]],
 ) -> CaseOutcome:
+    from inference.prediction import engine
+
     started = time.monotonic()
     try:
         if case.image is None:

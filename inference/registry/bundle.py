@@ -15,15 +15,16 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from inference.errors import BundleError, NetworkError, PreprocessingError
 from inference.imaging import preprocessing
 from inference.networks import table
+
+if TYPE_CHECKING:  # torch takes seconds to load; pages that read a manifest do without
+    from torch import Tensor, nn
 
 FORMAT = "readroom-bundle/1"
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
@@ -72,6 +73,8 @@ def write(folder: Path, manifest: Manifest, weights: Mapping[str, Tensor]) -> Bu
 
     Raises `BundleError` where the manifest is wrong or the folder is there already.
     """
+    from safetensors.torch import save_file
+
     checked = check_manifest(manifest)
     if folder.exists():
         raise BundleError(f"The folder {folder.name} exists already.", "A version is never overwritten: make the next.")
@@ -157,6 +160,8 @@ def check_manifest(manifest: Any) -> Manifest:
 
 
 def _load_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

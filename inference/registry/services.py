@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Max
-from torch import Tensor
 
 from inference.errors import StageError
 from inference.registry import bundle
 from inference.registry.models import Model, ModelVersion, Promotion, Stage
 from portal.accounts.models import Project, User
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TRANSITIONS: dict[str, frozenset[str]] = {
     Stage.CANDIDATE: frozenset({Stage.VALIDATED, Stage.PRODUCTION, Stage.RETIRED}),

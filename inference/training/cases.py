@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from inference.errors import TrainingError
 from inference.imaging import preprocessing
 from inference.training.config import Config
-from inference.training.data import PreparedCase
 from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard, Split
 from studies.volumes import load_label_map, load_volume
+
+if TYPE_CHECKING:
+    from inference.training.data import PreparedCase
 
 
 def find_cohort(cohort: Cohort) -> None:
@@ -67,6 +68,10 @@ def labelled_cases(reference: ReferenceStandard, split: str) -> list[ReferenceLa
 
 def load_case(entry: ReferenceLabel, config: Config, labels: Sequence[dict[str, Any]]) -> PreparedCase:
     """Image and label map after preprocessing. Raises `ImageError` or `PreprocessingError`."""
+    import torch
+
+    from inference.training.data import PreparedCase
+
     volume = load_volume(entry.case.image)
     label_map = load_label_map(entry.segmentation, volume, labels)  # type: ignore[arg-type]
     prepared = preprocessing.prepare(volume, config["preprocessing"])

@@ -144,7 +144,9 @@ def _preprocessing(steps: Any, problems: list[str]) -> list[dict[str, Any]]:
 
 def _network(config: Config, given: Any, problems: list[str]) -> None:
     given = given if isinstance(given, dict) else {}
-    parameters = {key: value for key, value in given.items() if key not in SECTIONS["network"]}
+    # In a file the parameters stand beside the name; in a checked configuration below `parameters`.
+    parameters = {key: value for key, value in given.items() if key not in (*SECTIONS["network"], "parameters")}
+    parameters |= given.get("parameters", {})
     try:
         config["network"]["parameters"] = table.check(config["network"]["name"], parameters)
     except NetworkError as error:

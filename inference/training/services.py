@@ -8,9 +8,8 @@ import platform
 import subprocess
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from django.conf import settings
 from django.db import transaction
 
@@ -23,10 +22,12 @@ from inference.registry import services as registry
 from inference.registry.models import ModelVersion
 from inference.training import cases
 from inference.training.config import Config, check
-from inference.training.fit import Trained
 from inference.training.models import TrainingRun
 from portal.accounts.models import Project, User
 from studies.cohorts.models import Cohort, ReferenceStandard, Split
+
+if TYPE_CHECKING:  # torch and Lightning take seconds to load; pages that start a run do without
+    from inference.training.fit import Trained
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,8 @@ def folder_of(run: TrainingRun) -> Path:
 
 def environment() -> dict[str, Any]:
     """What the run ran on, for the record."""
+    import torch
+
     cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),

@@ -7,8 +7,6 @@ from typing import Any
 from inference.jobs.run import Run
 from inference.jobs.task import job_task
 from inference.training import cases, services
-from inference.training.data import SegmentationData, check_cases
-from inference.training.fit import fit
 from inference.training.models import TrainingRun
 from studies.cohorts.models import Split
 
@@ -16,6 +14,9 @@ from studies.cohorts.models import Split
 @job_task(queue="train", max_attempts=3)
 def train(run: Run) -> dict[str, Any]:
     """Load the cases, train, register the version. A second attempt goes on from the last checkpoint."""
+    from inference.training.data import SegmentationData, check_cases  # with torch, that other queues do not need
+    from inference.training.fit import fit
+
     training = TrainingRun.objects.select_related("reference__cohort", "project", "created_by").get(
         pk=run.parameters["training_run"]
     )

@@ -62,6 +62,13 @@ class JsonFormatter(logging.Formatter):
         return f"{name}: {error}" if self.messages or name.startswith(OUR_PACKAGES) else name
 
 
+class NoRoutine(logging.Filter):
+    """Beat tells of every task that it sends, every few seconds, for ever."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Scheduler: Sending due task")
+
+
 _STANDARD = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "request", "taskName", "data", "stack"}
 
 
@@ -88,13 +95,17 @@ def logging_settings(level: str = "INFO", messages: bool = False) -> dict[str, A
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": "portal.runtime.logs.JsonFormatter", "messages": messages}},
+        "filters": {"no_routine": {"()": "portal.runtime.logs.NoRoutine"}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {
             "portal": {"level": level},
             "studies": {"level": level},
             "inference": {"level": level},
-            "celery": {"level": "WARNING"},
+            "celery": {"level": level},
+            "celery.beat": {"filters": ["no_routine"]},
+            "celery.worker.strategy": {"level": "WARNING"},
+            "celery.app.trace": {"level": "WARNING"},
             # Without Django's own handlers, which mail and print whole requests.
             "django": {"handlers": [], "level": "WARNING", "propagate": True},
             "django.server": {"handlers": [], "level": "WARNING", "propagate": True},
