@@ -38,6 +38,7 @@
       },
     },
     showStudyList: false,
+    showPatientInfo: facts.kind === "task" ? "disabled" : "visibleCollapsed",
     showWarningMessageForCrossOrigin: false,
     showCPUFallbackMessage: false,
     showLoadingIndicator: true,

@@ -7,7 +7,7 @@ import { equalMaps, fetchLabelMap, imageKey } from "./seg.js";
 
 const LABELMAP = "Labelmap";
 const ID = "readroom-drawing";
-const CATEGORY = { CodeValue: "85756007", CodingSchemeDesignator: "SCT", CodeMeaning: "Tissue" };
+const TISSUE = ["85756007", "SCT", "Tissue"];
 
 export class Drawing extends EventTarget {
   constructor(ohif) {
@@ -34,8 +34,11 @@ export class Drawing extends EventTarget {
     cornerstoneViewportService.subscribe(cornerstoneViewportService.EVENTS.VIEWPORT_DATA_CHANGED, () => this.attach());
     viewportGridService.subscribe(viewportGridService.EVENTS.ACTIVE_VIEWPORT_ID_CHANGED, () => this.select(this.active));
     const { eventTarget } = window.cornerstone;
+    // Making, restoring and drawing the labels anew are no changes by the reader: those begin with a hand on the device.
+    let touched = false;
+    for (const event of ["pointerdown", "keydown"]) window.addEventListener(event, () => (touched = true), { capture: true, once: true });
     eventTarget.addEventListener(window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, (event) => {
-      if (!this.quiet && event.detail.segmentationId === ID) this.dispatchEvent(new Event("change"));
+      if (touched && !this.quiet && event.detail.segmentationId === ID) this.dispatchEvent(new Event("change"));
     });
     this.select(labels[0].number);
   }
@@ -211,6 +214,7 @@ export class Drawing extends EventTarget {
   async restore(stored) {
     const map = await this.fetch(this.displaySet.StudyInstanceUID, stored);
     this.write(map);
+    for (const viewportId of this.viewports()) window.readroom.overlays.jumpToLargest(ID, viewportId);
     return map;
   }
 
@@ -230,14 +234,14 @@ export class Drawing extends EventTarget {
       SegmentsOverlap: "NO",
     });
     const place = new Map(this.labels.map(({ number }, index) => [number, index + 1]));
-    dataset.SegmentSequence = this.labels.map(({ name, number }) => {
+    dataset.SegmentSequence = this.labels.map(({ name, number, category, type }) => {
       const made = [dataset.SegmentSequence].flat().find((segment) => Number(segment.SegmentNumber) === number);
       return {
         SegmentNumber: place.get(number),
         SegmentLabel: name,
         SegmentAlgorithmType: "MANUAL",
-        SegmentedPropertyCategoryCodeSequence: [{ ...CATEGORY }],
-        SegmentedPropertyTypeCodeSequence: [{ ...CATEGORY }],
+        SegmentedPropertyCategoryCodeSequence: [code(category ?? TISSUE)],
+        SegmentedPropertyTypeCodeSequence: [code(type ?? TISSUE)],
         ...(made?.RecommendedDisplayCIELabValue && { RecommendedDisplayCIELabValue: made.RecommendedDisplayCIELabValue }),
       };
     });
@@ -247,8 +251,13 @@ export class Drawing extends EventTarget {
       const derivation = [item.DerivationImageSequence].flat()[0];
       const reference = [derivation.SourceImageSequence].flat()[0];
       const source = sources.get(imageKey(reference.ReferencedSOPInstanceUID, reference.ReferencedFrameNumber));
-      if (source?.ImagePositionPatient) item.PlanePositionSequence = [{ ImagePositionPatient: [...source.ImagePositionPatient] }];
+      if (!(Number(source.NumberOfFrames) > 1)) delete reference.ReferencedFrameNumber;
+      reference.ReferencedSOPClassUID = source.SOPClassUID;
+      reference.PurposeOfReferenceCodeSequence = [code(["121322", "DCM", "Source image for image processing operation"])];
+      derivation.DerivationCodeSequence = [code(["113076", "DCM", "Segmentation"])];
+      if (source.ImagePositionPatient) item.PlanePositionSequence = [{ ImagePositionPatient: [...source.ImagePositionPatient] }];
     }
+    delete dataset.ImageComments; // a list of the images' comments, which the attribute cannot hold
   }
 }
 
@@ -258,6 +267,10 @@ export class Changed extends Error {
     super("the drawing went on meanwhile");
     this.name = "Changed";
   }
+}
+
+function code([value, scheme, meaning]) {
+  return { CodeValue: value, CodingSchemeDesignator: scheme, CodeMeaning: meaning };
 }
 
 function rgb(color) {

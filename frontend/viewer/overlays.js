@@ -14,9 +14,11 @@ export class Overlays extends EventTarget {
     this.opened = false; // the newest model result is shown once, at opening
     this.busy = new Map(); // displaySetInstanceUID → why it is waiting or failed
     this.subscriptions = [];
+    this.started = false; // OHIF's mode was entered: its services answer
   }
 
   start() {
+    this.started = true;
     const { displaySetService, cornerstoneViewportService, segmentationService } = this.ohif.services;
     const on = (service, events, react) => {
       for (const event of events) this.subscriptions.push(service.subscribe(service.EVENTS[event], react));
@@ -58,6 +60,7 @@ export class Overlays extends EventTarget {
 
   // The segmentations of the study, in the order of the server's results, others last.
   get items() {
+    if (!this.started) return [];
     const { displaySetService, segmentationService } = this.ohif.services;
     const order = [...(this.results ?? new Map()).keys()];
     const rank = (set) => (order.includes(set.SeriesInstanceUID) ? order.indexOf(set.SeriesInstanceUID) : order.length);
@@ -110,8 +113,7 @@ export class Overlays extends EventTarget {
 
   refresh() {
     this.changed();
-    if (this.opened || !this.results) return;
-    if (!this.readyViewport()) return;
+    if (this.opened || !this.results || !this.readyViewport()) return;
     // Newest first: one model result is shown at opening, the others wait for their switch.
     const wanted = [...this.results.values()].find((result) => result.origin === "model" && result.modality === "SEG");
     if (!wanted) {
@@ -124,7 +126,9 @@ export class Overlays extends EventTarget {
     this.show(item.id);
   }
 
+  // The active viewport, once it shows images.
   readyViewport() {
+    if (!this.started) return null;
     const { viewportGridService, cornerstoneViewportService } = this.ohif.services;
     const viewportId = viewportGridService.getActiveViewportId();
     const viewport = viewportId && cornerstoneViewportService.getCornerstoneViewport(viewportId);

@@ -1,7 +1,8 @@
 """The structures of a label map and the coded concepts that a SEG object gives them.
 
 A label is `{"number": 1, "name": "Liver", "category": [value, scheme, meaning], "type": [value, scheme, meaning]}`;
-category and type may be left out. Source: PS3.16 CID 7150 (categories), CID 7192 and SNOMED CT (types).
+category and type may be left out, and `"color": "#rrggbb"` may be added. Source: PS3.16 CID 7150 (categories), CID 7192
+and SNOMED CT (types).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ ABNORMAL_STRUCTURE = Code("49755003", "SCT", "Morphologically Abnormal Structure
 TISSUE = Code("85756007", "SCT", "Tissue")
 LESION = Code("52988006", "SCT", "Lesion")
 MAX_LABELS = 255
+# Told apart over grey images and by colour-blind readers; the same order as in the charts.
+COLORS = ("#5acce6", "#d9b726", "#c097fe", "#ea6848", "#2b84f0", "#97cf85", "#ee93a8")
 
 _ABNORMAL = re.compile(r"lesion|tumou?r|nodule|mass|metasta|cyst|h(?:a)?emorrhage|infarct|edema|oedema|opacity", re.I)
 _POSITIONS = re.compile(
@@ -84,6 +87,12 @@ def type_of(label: Label) -> Code:
     if found:
         return found
     return LESION if _ABNORMAL.search(label["name"]) else TISSUE
+
+
+def color_of(label: Label) -> tuple[int, int, int]:
+    """The recommended display colour (red, green, blue): the given one, or one that goes by the label's number."""
+    text = str(label.get("color") or COLORS[(label["number"] - 1) % len(COLORS)])
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
 def _named_concept(name: str) -> Code | None:

@@ -223,6 +223,7 @@ def _description(
         algorithm_identification=identification,
         tracking_uid=derived_uid(series_uid, label["number"], label["name"]),
         tracking_id=label["name"],
+        display_color=hd.color.CIELabColor.from_rgb(*label_codes.color_of(label)),
     )
 
 

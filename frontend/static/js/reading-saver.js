@@ -99,14 +99,15 @@ export class Saver extends EventTarget {
     throw new Error("The drawing is still changing. Submit when you have finished drawing.");
   }
 
-  async save({ loud = false } = {}) {
+  // loud: throw what went wrong. forced: send even what is saved already, for the time at the case.
+  async save({ loud = false, forced = false } = {}) {
     clearTimeout(this.timeout);
     clearInterval(this.countdown);
     this.retrying = false;
     this.firstChange = null;
     if (this.stopped) return;
     if (this.running) return this.running.catch(() => {});
-    this.running = this.attempt();
+    this.running = this.attempt(forced);
     try {
       await this.running;
       this.failures = 0;
@@ -118,10 +119,10 @@ export class Saver extends EventTarget {
     }
     this.running = null;
     if (this.dirty) this.schedule(this.answersDirty ? ANSWERS_DELAY : DRAWING_DELAY);
-    else this.tell("ok", `Saved ${clock(this.saved.at)} and read back`);
+    else this.tellIdle();
   }
 
-  async attempt() {
+  async attempt(forced) {
     this.tell("run", "Saving");
     const answers = this.questions.answers;
     this.answersDirty = false;
@@ -129,6 +130,12 @@ export class Saver extends EventTarget {
     this.drawingDirty = false;
     try {
       const { segmentation, map } = drawn ? await this.storeDrawing() : { segmentation: this.saved.segmentation, map: this.savedMap };
+      // A stroke that was undone, or the same answer again: what is saved is what there is.
+      if (!forced && this.version && segmentation === this.saved.segmentation && same(answers, this.saved.answers)) {
+        this.savedMap = map;
+        this.forget();
+        return;
+      }
       const stored = await this.api.post("draft/", {
         base_version: this.version,
         answers,
@@ -199,7 +206,7 @@ export class Saver extends EventTarget {
     this.stopped = false;
     this.answersDirty = true;
     if (this.labels.drawing) this.drawingDirty = true;
-    this.save();
+    this.save({ forced: true });
   }
 
   async abandon() {
@@ -216,8 +223,7 @@ export class Saver extends EventTarget {
   async heartbeat() {
     if (this.stopped || this.running || this.dirty || !this.version || this.timer.seconds === this.beaten) return;
     this.beaten = this.timer.seconds;
-    this.answersDirty = true; // the same content again: the server notes the time and keeps the version
-    await this.save();
+    await this.save({ forced: true }); // the same content again: the server notes the time and keeps the version
   }
 
   // ---- Answers outlive the window in this browser until they are on the server ----

@@ -6,7 +6,7 @@ export async function openViewer(frame) {
   const end = performance.now() + PATIENCE;
   while (performance.now() < end) {
     const readroom = frame.contentWindow?.readroom;
-    if (readroom?.drawing && readroom.overlays) return readroom;
+    if (readroom?.drawing && readroom.overlays?.started) return readroom;
     const status = frame.contentDocument?.querySelector(".note.failure");
     if (status) throw new Error("The viewer is not installed on this server.");
     await new Promise((resolve) => setTimeout(resolve, 100));

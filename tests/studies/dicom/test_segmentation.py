@@ -88,6 +88,15 @@ def test_codes_are_given_or_found_by_name(sources, label_map):
     assert first.TrackingUID != second.TrackingUID
 
 
+def test_every_segment_carries_the_colour_that_viewers_show(sources, label_map):
+    labels = [{"number": 1, "name": "Liver", "color": "#ff0000"}, {"number": 2, "name": "Spleen", "color": "#0000ff"}]
+    red, blue = stored(segmentation.write(sources, label_map, labels)).SegmentSequence
+    # CIE L*a*b* (D65, as OHIF and 3D Slicer take it) of the sRGB primaries, scaled to 16 bits as in PS3.3 C.10.7.1.1
+    for item, lab in ((red, (53.24, 80.09, 67.20)), (blue, (32.30, 79.19, -107.86))):
+        scaled = [lab[0] / 100 * 65535, (lab[1] + 128) / 255 * 65535, (lab[2] + 128) / 255 * 65535]
+        np.testing.assert_allclose(item.RecommendedDisplayCIELabValue, scaled, atol=300)
+
+
 def test_an_empty_label_map_is_a_valid_object(sources):
     dataset = stored(segmentation.write(sources, np.zeros((6, 8, 9), np.uint8), LABELS))
     assert len(dataset.SegmentSequence) == 2
