@@ -121,7 +121,7 @@ class JobLogLine(models.Model):
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="log")
     at = models.DateTimeField(auto_now_add=True)
     attempt = models.PositiveSmallIntegerField()
-    level = models.CharField(max_length=8, default="info")
+    level = models.CharField(max_length=8, default="info")  # info, warning, error; event: of the job's own life
     text = models.TextField()
 
     class Meta:

@@ -95,6 +95,7 @@ def claim(job_id: int, *, worker: str) -> Job | None:
             progress_text="",
             **_NO_ERROR,
         )
+        _note(job, f"Attempt {job.attempt} started by {worker}", "event")
     return Job.objects.select_related("project").get(pk=job.pk)
 
 
@@ -157,7 +158,7 @@ def fail(job_id: int, claim: uuid.UUID, failure: Failure) -> None:
 def acknowledge_cancel(job_id: int, claim: uuid.UUID) -> None:
     with owned(job_id, claim) as job:
         _move(job, State.CANCELLED, cancel_requested=False)
-        _note(job, "Cancelled", "warning")
+        _note(job, "Stopped as asked", "event")
 
 
 def release(job_id: int, claim: uuid.UUID, reason: str) -> None:
@@ -174,11 +175,11 @@ def cancel(job: Job, *, by: User | None) -> Job:
             raise IllegalTransition(f"This job has ended already ({job.get_state_display().lower()}).")
         if job.state == State.QUEUED:
             _move(job, State.CANCELLED)
-            _note(job, f"Cancelled by {_name(by)} before it started", "warning")
+            _note(job, f"Cancelled by {_name(by)} before it started", "event")
         elif not job.cancel_requested:
             job.cancel_requested = True
             job.save(update_fields=["cancel_requested"])
-            _note(job, f"{_name(by)} asked to cancel", "warning")
+            _note(job, f"{_name(by)} asked to cancel", "event")
     job.refresh_from_db()
     return job
 
@@ -191,7 +192,7 @@ def retry(job: Job, *, by: User | None) -> Job:
             raise IllegalTransition(
                 f"Only a failed or cancelled job can run again; this one is {job.get_state_display().lower()}."
             )
-        _note(job, f"Queued again by {_name(by)}", "info")
+        _note(job, f"Queued again by {_name(by)}", "event")
         _move(
             job,
             State.QUEUED,
@@ -222,7 +223,7 @@ def reap() -> dict[str, int]:
         for job in expired:
             if job.cancel_requested:
                 _move(job, State.CANCELLED, cancel_requested=False)
-                _note(job, "Cancelled; its worker had died", "warning")
+                _note(job, "Cancelled; its worker had died", "event")
                 counts["cancelled"] += 1
             else:
                 counts[_give_back(job, f"The worker {job.worker} gave no sign of life any more")] += 1
@@ -255,7 +256,7 @@ def _move(job: Job, to: str, **fields: Any) -> None:
 
 def _give_back(job: Job, reason: str) -> str:
     if job.attempts_left > 0:
-        _note(job, f"{reason}. Attempt {job.attempt} is over; another worker starts anew.", "warning")
+        _note(job, f"{reason}. Attempt {job.attempt} is over; another one follows.", "event")
         _move(job, State.QUEUED, enqueued_at=None, progress=0, progress_text="", worker="")
         transaction.on_commit(lambda: enqueue(job))
         return "requeued"

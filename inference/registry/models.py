@@ -48,6 +48,15 @@ class Stage(models.TextChoices):
     RETIRED = "retired", "Retired"
 
 
+# From which stage a version may go to which; see inference.registry.services.promote.
+TRANSITIONS: dict[str, frozenset[str]] = {
+    Stage.CANDIDATE: frozenset({Stage.VALIDATED, Stage.PRODUCTION, Stage.RETIRED}),
+    Stage.VALIDATED: frozenset({Stage.PRODUCTION, Stage.RETIRED}),
+    Stage.PRODUCTION: frozenset({Stage.VALIDATED, Stage.RETIRED}),
+    Stage.RETIRED: frozenset({Stage.VALIDATED, Stage.PRODUCTION}),
+}
+
+
 class ModelVersion(models.Model):
     model = models.ForeignKey(Model, on_delete=models.PROTECT, related_name="versions")
     number = models.PositiveIntegerField()

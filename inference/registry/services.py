@@ -13,18 +13,11 @@ from django.db.models import Max
 
 from inference.errors import StageError
 from inference.registry import bundle
-from inference.registry.models import Model, ModelVersion, Promotion, Stage
+from inference.registry.models import TRANSITIONS, Model, ModelVersion, Promotion, Stage
 from portal.accounts.models import Project, User
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TRANSITIONS: dict[str, frozenset[str]] = {
-    Stage.CANDIDATE: frozenset({Stage.VALIDATED, Stage.PRODUCTION, Stage.RETIRED}),
-    Stage.VALIDATED: frozenset({Stage.PRODUCTION, Stage.RETIRED}),
-    Stage.PRODUCTION: frozenset({Stage.VALIDATED, Stage.RETIRED}),
-    Stage.RETIRED: frozenset({Stage.VALIDATED, Stage.PRODUCTION}),
-}
 
 
 def create_model(*, project: Project, name: str, task: str, by: User | None, description: str = "") -> Model:

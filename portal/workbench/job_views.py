@@ -1,0 +1,211 @@
+"""The list of jobs and the live page of one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import timedelta
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db.models import Count, Max, QuerySet
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.template.loader import render_to_string
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_POST
+
+from inference.jobs import services
+from inference.jobs.errors import IllegalTransition
+from inference.jobs.models import Job, JobLogLine
+from inference.jobs.run import duration
+from portal.accounts.current import current_project
+from portal.accounts.permissions import Action, may, projects_where
+from portal.workbench import live
+from portal.workbench.curves import curves
+from portal.workbench.kinds import about, words_of
+
+ENDED = [Job.State.SUCCEEDED, Job.State.FAILED, Job.State.CANCELLED]
+PAGE = 25
+TAIL = 200  # log lines on the page; the whole log is a download
+
+
+@require_GET
+def jobs(request: HttpRequest) -> HttpResponse:
+    """`?state=`, `?kind=` and `?page=`; polled as JSON by live.js."""
+    mine = Job.objects.visible_to(request.user).select_related("project", "created_by")
+    if project := current_project(request):
+        mine = mine.filter(project=project)
+    if request.headers.get("X-Live"):
+        seen = mine.exclude(state__in=ENDED).values_list("id", "state", "progress", "progress_text", "cancel_requested")
+        moving, last = list(seen.order_by("id")), mine.aggregate(last=Max("finished_at"), count=Count("id"))
+        return live.answer(
+            request,
+            live.stamp(request.GET.dict(), moving, last, int(timezone.now().timestamp()) // 5 if moving else 0),
+            lambda: {"parts": {"jobs": render_to_string("workbench/jobs_list.html", _list(request, mine), request)}},
+        )
+    return render(request, "workbench/jobs.html", _list(request, mine))
+
+
+def _list(request: HttpRequest, mine: QuerySet[Job]) -> dict[str, Any]:
+    state, kind = request.GET.get("state", ""), request.GET.get("kind", "")
+    tasks = mine.order_by().values_list("task", flat=True).distinct()
+    kinds = sorted({(words_of(task), task.rsplit(".", 1)[-1]) for task in tasks})
+    counts = dict(mine.order_by().values_list("state").annotate(count=Count("id")))
+    shown = mine.filter(task__endswith=f".{kind}") if kind else mine
+    if state in Job.State.values:
+        shown = shown.filter(state=state)
+    ended = Paginator(shown.filter(state__in=ENDED).order_by("-finished_at", "-id"), PAGE).get_page(
+        request.GET.get("page")
+    )
+    running = list(shown.filter(state=Job.State.RUNNING).order_by("started_at"))
+    queued = list(shown.filter(state=Job.State.QUEUED).order_by("queue", "id")[:200])
+    places = _places() if queued else {}
+    runs = set(projects_where(request.user, Action.RUN).values_list("pk", flat=True))
+    for job in [*running, *queued, *ended]:
+        job.words, job.may_run, job.place = words_of(job.task), job.project_id in runs, places.get(job.pk)
+        job.left_words = left_words(job)
+    query = request.GET.copy()
+    query.pop("page", None)
+    return {
+        "running": running,
+        "queued": queued,
+        "ended": ended,
+        "states": [(value, label, counts.get(value, 0)) for value, label in Job.State.choices],
+        "kinds": kinds,
+        "state": state,
+        "kind": kind,
+        "filtered": bool(state or kind),
+        "query": query.urlencode(),
+        "may_train": bool(runs),
+    }
+
+
+def left_words(job: Job) -> str:
+    """About how long it takes still, and when it ends: an estimate from the progress so far."""
+    if job.seconds_left is None:
+        return ""
+    ends = timezone.localtime(timezone.now() + timedelta(seconds=job.seconds_left))
+    return f"about {duration(job.seconds_left)} left, ends about {ends:%H:%M}"
+
+
+def _places() -> dict[int, int]:
+    """Place in its queue of every queued job, 1 is next."""
+    places: dict[int, int] = {}
+    counts: dict[str, int] = defaultdict(int)
+    for pk, queue in Job.objects.filter(state=Job.State.QUEUED).order_by("id").values_list("id", "queue"):
+        counts[queue] += 1
+        places[pk] = counts[queue]
+    return places
+
+
+@require_GET
+def job(request: HttpRequest, pk: int) -> HttpResponse:
+    job = _visible(request, pk)
+    if request.headers.get("X-Live"):
+        return _live(request, job)
+    context = _context(request, job)
+    context |= {name: render_to_string(f"workbench/job_{name}.html", context, request) for name in PARTS}
+    return render(request, "workbench/job.html", context)
+
+
+PARTS = ("state", "actions", "progress", "outcome", "steps", "setup")
+
+
+def _live(request: HttpRequest, job: Job) -> HttpResponse:
+    """What changed since the page was drawn or polled: parts as HTML, curves as specifications, new log lines."""
+    after = int(request.GET["log"]) if request.GET.get("log", "").isdigit() else 0
+    last_metric = job.metrics.aggregate(last=Max("id"))["last"] or 0
+    last_log = job.log.aggregate(last=Max("id"))["last"] or 0
+    etag = live.stamp(
+        job.state, job.progress, job.progress_text, job.cancel_requested, job.attempt, job.lease_until, last_metric,
+        last_log, after,
+    )  # fmt: skip
+
+    def build() -> dict[str, Any]:
+        context = _context(request, job)
+        lines = job.log.filter(pk__gt=after)[:1000] if context["may_run"] else []
+        return {
+            "ended": job.ended,
+            "title": f"{job.get_state_display()}: {job.title}",
+            "parts": {name: render_to_string(f"workbench/job_{name}.html", context, request) for name in PARTS},
+            "curves": [
+                {"key": curve.key, "title": curve.title, "note": curve.note, "label": curve.label, "spec": curve.spec}
+                for curve in context["curves"]
+            ],
+            "log": [[line.pk, f"{timezone.localtime(line.at):%H:%M:%S}", line.level, line.text] for line in lines],
+        }
+
+    return live.answer(request, etag, build)
+
+
+def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
+    told = about(job)
+    may_run = may(request.user, Action.RUN, job.project)
+    lines = job.log.count()
+    events = list(job.log.filter(level="event").order_by("id")[:50])
+    sign_of_life = None
+    if job.lease_until:
+        sign_of_life = max((timezone.now() - (job.lease_until - services.lease())).total_seconds(), 0)
+    return {
+        "job": job,
+        "words": words_of(job.task),
+        "about": told,
+        "curves": curves(job, validation_cases=told.validation_cases),
+        "may_run": may_run,
+        "place": services.position(job) if job.state == Job.State.QUEUED else None,
+        "sign_of_life": sign_of_life,
+        "left_words": left_words(job),
+        "events": events,
+        "attempts_allowed": job.max_attempts + job.attempts_before_retry,
+        "log_count": lines,
+        "log_tail": reversed(job.log.order_by("-id")[:TAIL]) if may_run else [],
+        "log_last": job.log.aggregate(last=Max("id"))["last"] or 0,
+    }
+
+
+@require_GET
+def job_log(request: HttpRequest, pk: int) -> StreamingHttpResponse:
+    job = _visible(request, pk, Action.RUN)
+    lines = job.log.iterator(chunk_size=500)
+    response = StreamingHttpResponse(map(_plain, lines), content_type="text/plain; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="job-{job.pk}.log"'
+    return response
+
+
+def _plain(line: JobLogLine) -> str:
+    return f"{timezone.localtime(line.at):%Y-%m-%d %H:%M:%S} attempt {line.attempt} {line.level}: {line.text}\n"
+
+
+@require_POST
+def job_cancel(request: HttpRequest, pk: int) -> HttpResponse:
+    return _change(request, pk, services.cancel)
+
+
+@require_POST
+def job_retry(request: HttpRequest, pk: int) -> HttpResponse:
+    return _change(request, pk, services.retry)
+
+
+def _change(request: HttpRequest, pk: int, service) -> HttpResponse:
+    job = _visible(request, pk, Action.RUN)
+    try:
+        job = service(job, by=request.user)
+    except IllegalTransition as error:
+        messages.warning(request, error.cause)
+    else:
+        words = "asked to stop" if job.cancel_requested else job.get_state_display().lower()
+        messages.info(request, f"Job {job.pk} is {words}.")
+    return redirect("jobs") if request.POST.get("next") == "jobs" else redirect("job", pk=pk)
+
+
+def _visible(request: HttpRequest, pk: int, action: Action | None = None) -> Job:
+    visible = Job.objects.visible_to(request.user).select_related(
+        "project", "created_by", "training_run__reference__cohort", "training_run__version__model",
+        "evaluation__reference__cohort", "evaluation__version__model",
+    )  # fmt: skip
+    job = get_object_or_404(visible, pk=pk)
+    if action is not None and not may(request.user, action, job.project):
+        raise PermissionDenied
+    return job

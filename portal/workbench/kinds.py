@@ -1,0 +1,118 @@
+"""What a job is about, in words, and where its results are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from django.conf import settings
+from django.core.exceptions import ObjectDoesNotExist
+from django.urls import NoReverseMatch, reverse
+
+from inference.jobs.models import Job
+from studies.cohorts.models import Case, Split
+
+WORDS = {
+    "train": "Training",
+    "predict": "Model run",
+    "evaluate": "Evaluation",
+    "measure_overlaps": "Agreement of readers",
+    "publish_consensus": "Consensus",
+}
+
+
+@dataclass
+class About:
+    """What the job's page tells besides the job itself."""
+
+    facts: list[tuple[str, str, str]] = field(default_factory=list)  # name, text, address or ""
+    results: list[tuple[str, str, str]] = field(default_factory=list)  # icon, text, address
+    kept: str = ""
+    lost: str = ""  # what cancelling costs
+    validation_cases: int = 0
+
+
+def words_of(task: str) -> str:
+    kind = task.rsplit(".", 1)[-1]
+    return WORDS.get(kind, kind.replace("_", " ").capitalize())
+
+
+def about(job: Job) -> About:
+    found = About(lost="What it has done so far is given up.")
+    for tell in (_training, _evaluation, _predictions):
+        tell(job, found)
+    return found
+
+
+def _training(job: Job, found: About) -> None:
+    try:
+        run = job.training_run
+    except ObjectDoesNotExist:
+        return
+    cohort = run.reference.cohort
+    training, config = run.config.get("training", {}), run.config
+    labelled = Case.objects.filter(reference_labels__reference=run.reference)
+    found.validation_cases = labelled.filter(cohort_patient__split=Split.VALIDATION).count()
+    trained_on = labelled.filter(cohort_patient__split=Split.TRAIN).count()
+    found.facts += [
+        ("Cohort", f"{cohort.name}, {trained_on} training and {found.validation_cases} validation cases",
+         _address("cohort", cohort.pk)),
+        ("Reference", str(run.reference), ""),
+        ("Network", str(config.get("network", {}).get("name", "")), ""),
+        ("Patch", " × ".join(map(str, training.get("patch", []))) + " voxels (z, y, x)", ""),
+        ("Ends after", _limit(training), ""),
+        ("Seed", str(training.get("seed", "")), ""),
+    ]  # fmt: skip
+    if device := run.environment.get("device"):
+        found.facts.append(("Device", str(device), ""))
+    if run.version is not None:
+        found.results.append(("model", f"Version {run.version}", reverse("version", args=[run.version.pk])))
+        found.results.append(
+            ("evaluation", "Evaluate it on a cohort", f"{reverse('evaluate_create')}?version={run.version.pk}")
+        )
+    folder = Path(settings.MEDIA_ROOT) / "training" / str(run.pk)
+    if folder.is_dir() and any(folder.iterdir()):
+        found.kept = "The last checkpoint is kept: running the job again goes on from there."
+        found.lost = "The last checkpoint is kept, so running it again goes on from there."
+    found.lost += " No model version is registered."
+
+
+def _limit(training: dict) -> str:
+    epochs, minutes = training.get("epochs"), training.get("max_minutes")
+    return f"{epochs} epochs" + (f" or {minutes:g} min" if minutes else "")
+
+
+def _evaluation(job: Job, found: About) -> None:
+    try:
+        evaluation = job.evaluation
+    except ObjectDoesNotExist:
+        return
+    cohort = evaluation.reference.cohort
+    found.facts += [
+        ("Version", str(evaluation.version), reverse("version", args=[evaluation.version_id])),
+        ("Cohort", f"{cohort.name}, {evaluation.get_split_display() if evaluation.split else 'every case'}",
+         _address("cohort", cohort.pk)),
+        ("Reference", str(evaluation.reference), ""),
+    ]  # fmt: skip
+    if evaluation.finished_at and (address := _address("evaluation", evaluation.pk)):
+        found.results.append(("evaluation", "Figures of this evaluation", address))
+
+
+def _predictions(job: Job, found: About) -> None:
+    count = job.predictions.count()
+    if not count:
+        return
+    first = job.predictions.select_related("version__model").order_by("id").first()
+    if not any(name == "Version" for name, _, _ in found.facts):
+        found.facts.append(("Version", str(first.version), reverse("version", args=[first.version_id])))
+    stored = f"{count} {'study has its result' if count == 1 else 'studies have their results'}"
+    found.results.append(("studies", f"{stored} in the archive", _address("studies")))
+    found.kept = f"{stored} in the archive already; running the job again goes on with the others."
+    found.lost = f"{stored} already and keep{'s' if count == 1 else ''} {'it' if count == 1 else 'them'}."
+
+
+def _address(route: str, *arguments: int) -> str:
+    try:
+        return reverse(route, args=arguments)
+    except NoReverseMatch:
+        return ""
