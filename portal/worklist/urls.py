@@ -1,9 +1,15 @@
 from django.urls import URLPattern, URLResolver, path
 
-from portal.worklist import views
+from portal.worklist import cohorts, views
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("studies/", views.studies, name="studies"),
     path("studies/<int:pk>/", views.study, name="study"),
     path("patients/<int:pk>/", views.patient, name="patient"),
+    path("cohorts/", cohorts.cohort_list, name="cohorts"),
+    path("cohorts/new/", cohorts.cohort_create, name="cohort_create"),
+    path("cohorts/<int:pk>/", cohorts.cohort, name="cohort"),
+    path("cohorts/<int:pk>/freeze/", cohorts.cohort_freeze, name="cohort_freeze"),
+    path("cohorts/<int:pk>/cases.csv", cohorts.cohort_export, name="cohort_export"),
+    path("cohorts/<int:pk>/cases/<int:case>/remove/", cohorts.case_remove, name="case_remove"),
 ]
