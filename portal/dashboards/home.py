@@ -95,7 +95,7 @@ def campaigns(user: User, projects, today: date, limit: int = 8) -> list[Campaig
     return list(rows)
 
 
-def recent_studies(user: User, projects, limit: int = 8) -> list[Row]:
+def recent_studies(user: User, projects, limit: int = 10) -> list[Row]:
     visible = Study.objects.visible_to(user).filter(project__in=projects)
     return rows_of(visible.select_related("patient").order_by("-id")[:limit], user)
 

@@ -123,3 +123,12 @@ document.addEventListener("keydown", (event) => {
 
 // A page that came back with errors puts the focus on the first one.
 document.querySelector("[aria-invalid='true']")?.focus();
+
+// A choice that shows another view of the same page needs no button.
+document.addEventListener("change", (event) => {
+  if (event.target instanceof Element && event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+});
+// A value that is there to be copied is selected as a whole.
+document.addEventListener("focusin", (event) => {
+  if (event.target instanceof HTMLInputElement && event.target.matches("[data-select]")) event.target.select();
+});

@@ -23,7 +23,7 @@
     {{ mapping|get:key }}                          a value by a key known only at run time
     {{ a_date|day }} {{ a_datetime|moment }}       23 Nov 2026 · 23 Nov 2026 14:32
 
-Interval and n are never left out: `est` says "insufficient data" where there is no interval.
+Interval and n are never left out: `est` says "insufficient data" or "no interval" where there is none.
 """
 
 from __future__ import annotations
@@ -98,9 +98,16 @@ def percent(value) -> str:
 @register.simple_tag
 def est(value, lower, upper, n, digits: int = 2, needs: int = 0) -> SafeString:
     """An estimate with its 95 % interval and n; "to" between bounds of which one is negative."""
-    if value is None or lower is None or upper is None or (needs and (n or 0) < needs):
+    if value is None or (needs and (n or 0) < needs):
         detail = f"n={n or 0}" + (f", needs {needs}" if needs else "")
         return format_html('<span class="quiet">insufficient data ({})</span>', detail)
+    if lower is None or upper is None:
+        # For example DeLong's variance of a perfect separation: the figure exists, its interval does not.
+        return format_html(
+            '<span class="est"><b>{}</b> <span class="ci">no interval</span> <span class="n">n={}</span></span>',
+            number(value, digits),
+            n,
+        )
     between = " to " if min(float(lower), float(upper)) < 0 else "–"
     return format_html(
         '<span class="est"><b>{}</b> <span class="ci">[{}{}{}]</span> <span class="n">n={}</span></span>',
@@ -220,3 +227,9 @@ def person_name(value: str) -> str:
 def get(mapping, key):
     """mapping[key], or None: for keys that are known only at run time."""
     return mapping.get(key) if mapping else None
+
+
+@register.filter
+def case_level(figures: dict) -> list[dict]:
+    """The two case-level entries of a structure's summary: sensitivity and specificity."""
+    return [figures.get("case_sensitivity") or {}, figures.get("case_specificity") or {}]

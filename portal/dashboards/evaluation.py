@@ -1,0 +1,264 @@
+"""What the page of one evaluation shows, taken from what the evaluation stored.
+
+Nothing is computed anew but the ROC curve, which the stored scores define.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.urls import reverse
+
+from inference.evaluation.models import CaseResult, Evaluation
+from inference.prediction.models import Prediction
+from portal.accounts.models import User
+from portal.dashboards.figures import FIGURES, roc_points
+from studies.models import Embargo, Study
+
+WORST = 12
+COLOURS = 7
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star")
+
+
+def case_results(evaluation: Evaluation, user: User) -> tuple[list[CaseResult], int]:
+    """Results of cases that the user may see now, and how many cases are held back while a blinded reading is open."""
+    rows = evaluation.case_results.select_related("case__study", "case__cohort_patient").order_by(
+        "case__name", "case_id", "structure"
+    )
+    results = list(rows.filter(case__study__in=Study.objects.visible_to(user)))
+    if user.is_superuser:
+        return results, 0
+    studies = {result.case.study_id for result in results}
+    held = set(Embargo.objects.filter(user=user, study__in=studies).values_list("study", flat=True))
+    hidden = {result.case_id for result in results if result.case.study_id in held}
+    return [result for result in results if result.case_id not in hidden], len(hidden)
+
+
+def figure_rows(evaluation: Evaluation) -> list[dict]:
+    """One row per figure with an entry for each structure, in a fixed order; what no structure has is left out."""
+    structures = list(evaluation.summary)
+    rows = []
+    for key, figure in FIGURES.items():
+        entries = [evaluation.summary[name].get(key) for name in structures]
+        if any(entries):
+            methods = sorted({entry["method"] for entry in entries if entry and entry.get("method")})
+            rows.append({"figure": figure, "entries": entries, "methods": ", ".join(methods)})
+    return rows
+
+
+def headline(evaluation: Evaluation) -> list[dict]:
+    """Dice of each structure, five at most."""
+    return [
+        {"name": f"Dice, {name}", "entry": figures.get("dice") or {}}
+        for name, figures in list(evaluation.summary.items())[:5]
+    ]
+
+
+def distribution(evaluation: Evaluation, results: Iterable[CaseResult], key: str) -> dict | None:
+    """Points of all cases with a violin, mean with interval, for each structure; None where no case has the figure."""
+    by_structure: dict[str, list[CaseResult]] = {name: [] for name in evaluation.summary}
+    for result in results:
+        if result.values.get(key) is not None:
+            by_structure.setdefault(result.structure, []).append(result)
+    figure = FIGURES[key]
+    data: list[dict] = []
+    for number, (name, rows) in enumerate(by_structure.items()):
+        if not rows:
+            continue
+        colour = f"var(--c{number % COLOURS + 1})"
+        data.append(
+            {
+                "type": "violin",
+                "name": name,
+                "x0": _broken(name),
+                "y": [row.values[key] for row in rows],
+                "customdata": [[reverse("open_study", args=[row.case.study_id])] for row in rows],
+                "text": [row.case.name for row in rows],
+                "hovertemplate": "%{text}: %{y:.3f}<extra></extra>",
+                "hoveron": "points",
+                "points": "all",
+                "pointpos": 0,
+                "jitter": 0.5,
+                "spanmode": "hard",
+                "line": {"color": colour, "width": 1},
+                "fillcolor": f"{colour}/0.14",
+                "marker": {"color": colour, "size": 5, "opacity": 0.75, "symbol": SYMBOLS[number % len(SYMBOLS)]},
+                "showlegend": False,
+            }
+        )
+        entry = evaluation.summary.get(name, {}).get(key) or {}
+        if entry.get("estimate") is not None and entry.get("lower") is not None:
+            data.append(
+                {
+                    "type": "scatter",
+                    "x": [_broken(name)],
+                    "y": [entry["estimate"]],
+                    "mode": "markers",
+                    "error_y": {
+                        "type": "data",
+                        "symmetric": False,
+                        "array": [entry["upper"] - entry["estimate"]],
+                        "arrayminus": [entry["estimate"] - entry["lower"]],
+                        "color": "var(--text)",
+                        "thickness": 2,
+                        "width": 8,
+                    },
+                    "marker": {"color": "var(--text)", "size": 9, "symbol": "line-ew-open", "line": {"width": 3}},
+                    "name": "mean, 95 % interval",
+                    "showlegend": False,
+                    "hovertemplate": f"mean {entry['estimate']:.3f} [{entry['lower']:.3f}–{entry['upper']:.3f}]"
+                    f" n={entry['n']}<extra></extra>",
+                }
+            )
+    if not data:
+        return None
+    title = figure.name + (f", {figure.unit}" if figure.unit else "")
+    axis = {"title": {"text": title}, "zeroline": False}
+    if figure.share:
+        lowest = min(min(trace["y"]) for trace in data)
+        axis["range"] = [max(0.0, round(lowest - 0.06, 1) - 0.02), 1.01]
+    layout = {"yaxis": axis, "xaxis": {"type": "category", "tickangle": 0}, "hovermode": "closest"}
+    layout["margin"] = {"t": 12, "b": 48}
+    return {"data": data, "layout": layout}
+
+
+def _broken(name: str) -> str:
+    """A long name on two lines, so that names below a chart stand upright."""
+    words = name.split()
+    if len(name) < 14 or len(words) < 2:
+        return name
+    half = (len(words) + 1) // 2
+    return " ".join(words[:half]) + "<br>" + " ".join(words[half:])
+
+
+def distribution_label(evaluation: Evaluation, key: str) -> str:
+    """The result of the chart in words, for those who cannot see it."""
+    parts = []
+    for name, figures in evaluation.summary.items():
+        entry = figures.get(key) or {}
+        if entry.get("estimate") is not None and entry.get("lower") is not None:
+            parts.append(
+                f"{name}: mean {entry['estimate']:.2f}, 95 percent interval {entry['lower']:.2f} to "
+                f"{entry['upper']:.2f}, {entry['n']} cases"
+            )
+    return f"{FIGURES[key].name} by structure. " + "; ".join(parts)
+
+
+def roc(evaluation: Evaluation, results: list[CaseResult]) -> tuple[dict | None, str, list[dict]]:
+    """The ROC chart, its result in words, and structures that have no curve with the reason."""
+    data, words, missing = [], [], []
+    for name, figures in evaluation.summary.items():
+        entry = figures.get("auc") or {}
+        if entry.get("estimate") is None:
+            missing.append({"structure": name, "reason": entry.get("reason") or "not computed"})
+            continue
+        scored = [row for row in results if row.structure == name and row.score is not None]
+        truth = [row.present for row in scored]
+        if not any(truth) or all(truth):  # cases were held back from this user
+            missing.append({"structure": name, "reason": "too few cases that you may see for a curve"})
+            continue
+        x, y, thresholds = roc_points(truth, [float(row.score) for row in scored])
+        number = len(data)
+        label = f"{name}, AUC {entry['estimate']:.2f}"
+        if entry.get("lower") is not None:
+            label += f" [{entry['lower']:.2f}–{entry['upper']:.2f}]"
+        else:
+            label += ", no interval"
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": x,
+                "y": y,
+                "name": f"{label} n={entry['n']}",
+                "line": {
+                    "color": f"var(--c{number % COLOURS + 1})",
+                    "dash": ["solid", "dash", "dot", "dashdot"][number % 4],
+                    "width": 2,
+                },
+                "text": ["" if t == float("inf") else f"threshold {t:.3f}" for t in thresholds],
+                "hovertemplate": "1 − specificity %{x:.2f}, sensitivity %{y:.2f} %{text}<extra></extra>",
+            }
+        )
+        words.append(label)
+    if not data:
+        return None, "", missing
+    data.append(
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [0, 1],
+            "y": [0, 1],
+            "line": {"color": "var(--text-3)", "dash": "dash", "width": 1},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        }
+    )
+    layout = {
+        "xaxis": {"title": {"text": "1 − specificity"}, "range": [-0.01, 1.01]},
+        "yaxis": {"title": {"text": "sensitivity"}, "range": [-0.01, 1.01]},
+        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        "hovermode": "closest",
+        "margin": {"t": 12, "b": 96},
+    }
+    return {"data": data, "layout": layout}, "ROC curve. " + "; ".join(words), missing
+
+
+def worst(results: list[CaseResult], limit: int = WORST) -> list[dict]:
+    """Cases by their lowest Dice, worst first; a structure missed or invented counts as 0."""
+    lowest: dict[int, CaseResult] = {}
+    for result in results:
+        dice = result.values.get("dice")
+        if dice is None:
+            continue
+        known = lowest.get(result.case_id)
+        if known is None or dice < known.values["dice"]:
+            lowest[result.case_id] = result
+    ranked = sorted(lowest.values(), key=lambda result: (result.values["dice"], result.case.name))
+    return [{"result": result, "kind": _kind(result)} for result in ranked[:limit]]
+
+
+def _kind(result: CaseResult) -> str:
+    if result.present and not result.predicted:
+        return "missed"
+    if result.predicted and not result.present:
+        return "false alarm"
+    return f"Dice {result.values['dice']:.2f}"
+
+
+def segmentations(evaluation: Evaluation, user: User, studies: Iterable[int]) -> dict[int, Prediction]:
+    """The version's result for each study, where the user may see it."""
+    rows = Prediction.objects.visible_to(user).filter(version=evaluation.version, study__in=studies)
+    return {row.study_id: row for row in rows}
+
+
+CSV_FIGURES = (
+    "dice",
+    "iou",
+    "sensitivity",
+    "precision",
+    "specificity",
+    "nsd",
+    "hd95_mm",
+    "assd_mm",
+    "volume_reference_ml",
+    "volume_predicted_ml",
+    "tp",
+    "fp",
+    "fn",
+    "tn",
+)
+
+
+def csv_rows(results: Iterable[CaseResult]) -> Iterable[list]:
+    """A head, then one row per case and structure; cases by their pseudonym."""
+    yield ["case", "structure", "present", "predicted", "score", *CSV_FIGURES]
+    for result in results:
+        yield [
+            result.case.name,
+            result.structure,
+            int(result.present),
+            int(result.predicted),
+            "" if result.score is None else result.score,
+            *("" if result.values.get(key) is None else result.values[key] for key in CSV_FIGURES),
+        ]
