@@ -50,6 +50,11 @@ class CasePlan:
     def decided(self) -> bool:
         return self.decision is not None
 
+    @property
+    def tied(self) -> bool:
+        """A tie on a required question keeps the case out until a manager decides."""
+        return any(question.required for question in self.undecided)
+
 
 def plan(campaign: Campaign, *, minimum_reads: int | None = None) -> list[CasePlan]:
     """Every case of the campaign's cohort with what would be published for it now."""
@@ -66,8 +71,8 @@ def plan(campaign: Campaign, *, minimum_reads: int | None = None) -> list[CasePl
             reason = "no reads"
         elif decision is None and len(own) < needed:
             reason = f"{len(own)} of {needed} reads"
-        elif undecided:
-            reason = "a tie on: " + ", ".join(f"“{question.text}”" for question in undecided)
+        elif tied := [question for question in undecided if question.required]:
+            reason = "a tie on " + ", ".join(f"“{question.text}”" for question in tied)
         plans.append(CasePlan(case, own, decision, agreed, undecided, reason))
     return plans
 
@@ -166,7 +171,7 @@ def publish(
     ready = [planned for planned in plans if not planned.reason]
     labels = segmentations.labels_of(campaign)
     batch = store.open_batch(campaign.project, ImportBatch.Source.COMMAND, by) if labels else None
-    truths, left_out = [], [{"case": p.case.name, "reason": p.reason} for p in plans if p.reason]
+    truths, left_out = [], [_left_out(p) for p in plans if p.reason]
     for done, planned in enumerate(ready):
         report(done / len(ready), f"case {done + 1} of {len(ready)}")
         series = None
@@ -205,6 +210,11 @@ def publish(
         except CohortError as error:
             raise CampaignError(error.cause, error.next_step) from error
         return Consensus.objects.create(campaign=campaign, method=method, reference=reference, created_by=by)
+
+
+def _left_out(planned: CasePlan) -> dict[str, str]:
+    """Which question was tied stays within the campaign: it would tell readers about each other's answers."""
+    return {"case": planned.case.name, "reason": "no majority" if planned.reason.startswith("a tie") else planned.reason}
 
 
 def _store_map(

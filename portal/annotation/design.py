@@ -102,9 +102,11 @@ def _question_problems(questions: Sequence[QuestionSpec]) -> Iterator[CampaignEr
         elif question.kind == Question.Kind.CHOICE:
             if len(question.choices) < 2 or len(set(question.choices)) < len(question.choices):
                 yield CampaignError(f"Question {i} needs two or more different choices.", "One on each line.", field)
-        elif question.kind == Question.Kind.SCALE and len(question.choices) not in (0, 2):
+        elif question.kind == Question.Kind.SCALE and len(question.choices) not in (0, 2, 5):
             yield CampaignError(
-                f"The scale of question {i} has two ends or none.", "Name the ends 1 and 5, on a line each.", field
+                f"The scale of question {i} has {len(question.choices)} names.",
+                "Name none, the two ends, or all five steps, on a line each.",
+                field,
             )
 
 

@@ -24,6 +24,10 @@ class Row:
     values: dict[str, Any] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
+    @property
+    def color(self) -> str:
+        return design.DEFAULT_COLORS[(self.index - 1) % len(design.DEFAULT_COLORS)]
+
 
 class CampaignForm(forms.Form):
     name = forms.CharField(max_length=120)

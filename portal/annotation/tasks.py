@@ -49,4 +49,10 @@ def publish_consensus(run: Run) -> dict[str, Any]:
     run.log(f"{reference} holds {reference.case_labels.count()} cases")
     for left_out in reference.detail["left_out"]:
         run.log(f"{left_out['case']}: {left_out['reason']}", "warning")
-    return {"reference": reference.pk, "name": reference.name, "version": reference.version, **reference.detail}
+    return {
+        "reference": reference.pk,
+        "name": reference.name,
+        "version": reference.version,
+        "cases": reference.case_labels.count(),
+        "left_out": len(reference.detail["left_out"]),
+    }

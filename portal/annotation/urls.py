@@ -1,8 +1,10 @@
 """Campaigns, the reading page and its calls, and the DICOMweb root of each task."""
 
-from django.urls import URLPattern, URLResolver, path, re_path
+from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from portal.annotation import reading_views, views
+from portal.annotation.task_scope import task_scope
+from studies.dicomweb.urls import urls_for
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("campaigns/", views.campaign_list, name="campaigns"),
@@ -22,4 +24,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("reading/<int:pk>/submit/", reading_views.reading_submit, name="reading_submit"),
     path("reading/<int:pk>/skip/", reading_views.reading_skip, name="reading_skip"),
     path("reading/<int:pk>/flag/", reading_views.reading_flag, name="reading_flag"),
+    path("dicomweb/tasks/<int:task>/", include(urls_for(task_scope))),
 ]

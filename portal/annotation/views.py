@@ -16,7 +16,7 @@ from portal.accounts.models import User
 from portal.accounts.permissions import Action, projects_where
 from portal.annotation import access, agreement, campaigns, consensus, export, progress, states
 from portal.annotation.errors import AnnotationError
-from portal.annotation.forms import CampaignForm, ConsensusForm, possible_readers
+from portal.annotation.forms import CampaignForm, ConsensusForm, Row, possible_readers
 from portal.annotation.models import Campaign, CampaignReader, Consensus, Question, Task
 from studies.cohorts.models import Cohort
 
@@ -100,6 +100,9 @@ def campaign_create(request: HttpRequest) -> HttpResponse:
             for cohort in Cohort.objects.visible_to(request.user).filter(project=project).annotate(n=Count("cases"))
         },
         "open_cases": open_cases(project),
+        "kinds": Question.Kind.choices,
+        "lines": "\n",
+        "empty_row": Row(1),
         "chosen_readers": [str(pk) for pk in (posted.getlist("readers") if posted else [])],
     }
     return render(request, "annotation/new_campaign.html", context, status=status)
@@ -153,7 +156,7 @@ def campaign_context(request: HttpRequest, found: Campaign) -> dict[str, Any]:
             "plans": plans,
             "ready": sum(not planned.reason for planned in plans),
             "left_out": [planned for planned in plans if planned.reason],
-            "to_decide": [planned for planned in plans if planned.undecided],
+            "to_decide": [planned for planned in plans if planned.tied],
             "disagreements": with_images(found, report.disagreements[:12]),
             "consensus_form": ConsensusForm(
                 initial={
@@ -264,7 +267,7 @@ def campaign_case(request: HttpRequest, pk: int, case: int) -> HttpResponse:
     if planned is None:
         raise Http404("no such case")
     order = [item.case for item in agreement.report(found).disagreements]
-    order = [p.case.pk for p in plans if p.undecided and p.case.pk not in order] + order
+    order = [p.case.pk for p in plans if p.tied and p.case.pk not in order] + order
     problem: AnnotationError | None = None
     if request.method == "POST":
         if not manages:
