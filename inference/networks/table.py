@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # torch and MONAI take seconds to load; forms and checks need
     from torch import nn
 
 Parameters = dict[str, Any]
-NORMS = ("instance", "batch", "group")
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Network:
     divisor: Callable[[Parameters], int]
     check: Callable[[Parameters], str | None]
     title: str
+    norms: tuple[str, ...]
 
 
 def _norm(name: str, channels: int) -> Any:
@@ -67,7 +67,7 @@ def _segresnet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.
         in_channels=inputs,
         out_channels=outputs,
         dropout_prob=p["dropout"] or None,
-        norm=_norm(p["norm"] if p["norm"] != "instance" else "group", p["filters"]),
+        norm=_norm(p["norm"], p["filters"]),
         blocks_down=p["blocks_down"],
         blocks_up=p["blocks_up"],
     )
@@ -94,6 +94,7 @@ NETWORKS: dict[str, Network] = {
         lambda p: math.prod(p["strides"]),
         _check_unet,
         "Residual U-Net",
+        ("instance", "batch"),
     ),
     "segresnet": Network(
         _segresnet,
@@ -101,6 +102,7 @@ NETWORKS: dict[str, Network] = {
         lambda p: 2 ** (len(p["blocks_down"]) - 1),
         _check_segresnet,
         "SegResNet",
+        ("group", "batch"),
     ),
 }
 
@@ -117,14 +119,14 @@ def check(name: Any, parameters: Any) -> Parameters:
         )
     made = {}
     for key, default in network.defaults.items():
-        made[key] = _checked(key, parameters.get(key, default), default)
+        made[key] = _checked(key, parameters.get(key, default), default, network.norms)
     problem = network.check(made)
     if problem:
         raise NetworkError(f"{network.title}: {problem}.", "Correct the network's parameters.")
     return made
 
 
-def _checked(key: str, value: Any, default: Any) -> Any:
+def _checked(key: str, value: Any, default: Any, norms: tuple[str, ...]) -> Any:
     def whole(item: Any) -> bool:
         return isinstance(item, int) and not isinstance(item, bool) and item >= (0 if key == "residual_units" else 1)
 
@@ -133,9 +135,9 @@ def _checked(key: str, value: Any, default: Any) -> Any:
             return list(value)
         wanted = "a list of whole numbers from 1"
     elif isinstance(default, str):
-        if value in NORMS:
+        if value in norms:
             return value
-        wanted = f"one of {', '.join(NORMS)}"
+        wanted = f"one of {', '.join(norms)}"
     elif isinstance(default, int):
         if whole(value):
             return value

@@ -147,7 +147,7 @@ class _Report(pl.Callback):
 
     def _words(self, trainer: pl.Trainer, module: Any) -> str:
         total = module.settings["epochs"]
-        loss = f", loss {module._losses[-1]:.3f}" if module._losses else ""
+        loss = f", loss {module.last_loss:.3f}" if module.last_loss is not None else ""
         return f"epoch {trainer.current_epoch + 1} of {'at most ' if module.clock.budget else ''}{total}{loss}"
 
 

@@ -77,7 +77,6 @@ class SegmentationModule(pl.LightningModule):
         }
         self.loss = losses[self.settings["loss"]]()
         self.augment = Augmentation(config["augmentation"])
-        self.train_loss = math.nan
         self.validation: dict[str, list[float]] = {}
         self._losses: list[float] = []
 
@@ -85,6 +84,15 @@ class SegmentationModule(pl.LightningModule):
         super().train(mode)
         self.averaged.eval()
         return self
+
+    @property
+    def train_loss(self) -> float:
+        """Mean loss of the epoch so far."""
+        return sum(self._losses) / len(self._losses) if self._losses else math.nan
+
+    @property
+    def last_loss(self) -> float | None:
+        return self._losses[-1] if self._losses else None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
@@ -136,9 +144,6 @@ class SegmentationModule(pl.LightningModule):
                     value.copy_(current[name])
         if self.clock.fraction(self.global_step) >= 1:
             self.trainer.should_stop = True
-
-    def on_train_epoch_end(self) -> None:
-        self.train_loss = sum(self._losses) / max(1, len(self._losses))
 
     def on_validation_epoch_start(self) -> None:
         self.validation = {name: [] for name in self.structures}

@@ -1,0 +1,70 @@
+"""Every wrong key is named, with what is wrong and what is allowed; a checked configuration is complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inference.errors import ConfigError
+from inference.training import config
+
+SMALL = """
+name = "small"
+[training]
+patch = [16, 16, 16]
+"""
+PRESETS = sorted((Path(config.__file__).parent / "presets").glob("*.toml"))
+
+
+def test_defaults_are_written_out_and_checking_again_changes_nothing():
+    made = config.parse(SMALL)
+    assert made["network"]["name"] == "unet"
+    assert made["network"]["parameters"]["channels"] == [16, 32, 64, 128]
+    assert made["inference"]["window"] == [16, 16, 16]
+    assert made["training"]["max_minutes"] == 0
+    assert config.check(made) == made
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_presets_are_valid(path):
+    made = config.load(path)
+    assert config.check(made) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[training]\npatch = [16, 16, 16]", "name: missing"),
+        (SMALL.replace("small", "no spaces!"), "name: 'no spaces!' is not allowed"),
+        (SMALL.replace("[16, 16, 16]", "[16, 16]"), "training.patch: .* three whole numbers"),
+        (SMALL.replace("[16, 16, 16]", "[16, 16, 20]"), "multiples of 8"),
+        (SMALL + "epochs = 0", "training.epochs: 0 is not allowed; it must be a whole number from 1"),
+        (SMALL + "epoch = 5", "training.epoch: there is no such key; allowed are patch"),
+        (SMALL + 'loss = "mse"', "one of dice_ce, dice, cross_entropy"),
+        (SMALL + "learning_rate = true", "learning_rate: True is not allowed"),
+        (SMALL + "learning_rate = nan", "learning_rate: nan is not allowed"),
+        (SMALL + '[network]\nname = "vit"', "no network 'vit'. Choose from: unet, segresnet"),
+        (SMALL + "[network]\nchannels = [8, 16]", "strides must have one number less"),
+        (SMALL + "[network]\nwidth = 3", "does not take 'width'"),
+        (SMALL + '[augmentation]\nflip = ["w"]', 'a list out of "x", "y", "z"'),
+        (SMALL + '[[preprocessing]]\nname = "blur"', "no step 'blur'"),
+        (SMALL + "[inference]\nwindow = [8, 8, 9]", "inference.window is .* multiples of 8"),
+        ("colour = 1\n" + SMALL, "colour: there is no such key"),
+        ("name = ", "not TOML"),
+    ],
+)
+def test_wrong_keys(text, words):
+    with pytest.raises(ConfigError, match=words):
+        config.parse(text)
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        config.parse('task = "magic"\n[training]\npatch = [0, 1, 1]\nepochs = -1')
+    assert len(caught.value.problems) == 4  # name, task, patch, epochs
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        config.load(tmp_path / "none.toml")
