@@ -47,11 +47,7 @@ def read(path: Path) -> Header:
     """Walk the file at `path`. Raises `Refused`."""
     try:
         with part10.mapped(path) as buffer:
-            file = part10.walk(buffer)
-            try:
-                return of_walk(file)
-            finally:
-                file.buffer = None  # the map closes only when nothing points into it
+            return of_walk(part10.walk(buffer))
     except part10.Part10Error as error:
         raise Refused(error.code, error.reason, keep=error.code not in ("empty", "not_dicom")) from error
 

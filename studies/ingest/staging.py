@@ -135,7 +135,6 @@ def _give_preamble(path: Path, head: bytes) -> tuple[int, str]:
                 )
                 bare = part10.Part10(buffer, part10.Item(False, "<"), item, syntax, 0)
                 sop_class, sop_instance = bare.text(0x00080016), bare.text(0x00080018)
-                bare.buffer = None
             except part10.Part10Error as error:
                 if error.code == "truncated" and len(buffer) > 512:
                     raise Refused(error.code, error.reason) from error
