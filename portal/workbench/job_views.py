@@ -14,6 +14,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.utils import timezone
+from django.utils.safestring import mark_safe
 from django.views.decorators.http import require_GET, require_POST
 
 from inference.jobs import services
@@ -106,11 +107,13 @@ def job(request: HttpRequest, pk: int) -> HttpResponse:
     if request.headers.get("X-Live"):
         return _live(request, job)
     context = _context(request, job)
-    context |= {name: render_to_string(f"workbench/job_{name}.html", context, request) for name in PARTS}
-    return render(request, "workbench/job.html", context)
+    return render(request, "workbench/job.html", {**context, **_parts(request, context)})
 
 
-PARTS = ("state", "actions", "progress", "outcome", "steps", "setup")
+def _parts(request: HttpRequest, context: dict[str, Any]) -> dict[str, str]:
+    """The pieces of the page that change, by name."""
+    names = ("state", "actions", "progress", "outcome", "steps", "setup")
+    return {name: mark_safe(render_to_string(f"workbench/job_{name}.html", context, request).strip()) for name in names}  # noqa: S308
 
 
 def _live(request: HttpRequest, job: Job) -> HttpResponse:
@@ -129,11 +132,12 @@ def _live(request: HttpRequest, job: Job) -> HttpResponse:
         return {
             "ended": job.ended,
             "title": f"{job.get_state_display()}: {job.title}",
-            "parts": {name: render_to_string(f"workbench/job_{name}.html", context, request) for name in PARTS},
+            "parts": _parts(request, context),
             "curves": [
                 {"key": curve.key, "title": curve.title, "note": curve.note, "label": curve.label, "spec": curve.spec}
                 for curve in context["curves"]
             ],
+            "log_count": context["log_count"],
             "log": [[line.pk, f"{timezone.localtime(line.at):%H:%M:%S}", line.level, line.text] for line in lines],
         }
 

@@ -30,6 +30,7 @@ class About:
     kept: str = ""
     lost: str = ""  # what cancelling costs
     validation_cases: int = 0
+    failed_cases: list[dict] = field(default_factory=list)  # name, cause, next_step
 
 
 def words_of(task: str) -> str:
@@ -39,7 +40,7 @@ def words_of(task: str) -> str:
 
 def about(job: Job) -> About:
     found = About(lost="What it has done so far is given up.")
-    for tell in (_training, _evaluation, _predictions):
+    for tell in (_training, _evaluation, _predictions, _failed_cases):
         tell(job, found)
     return found
 
@@ -109,6 +110,11 @@ def _predictions(job: Job, found: About) -> None:
     found.results.append(("studies", f"{stored} in the archive", _address("studies")))
     found.kept = f"{stored} in the archive already; running the job again goes on with the others."
     found.lost = f"{stored} already and keep{'s' if count == 1 else ''} {'it' if count == 1 else 'them'}."
+
+
+def _failed_cases(job: Job, found: About) -> None:
+    cases = job.result.get("cases") or job.result.get("overlap", {}).get("failed_cases") or []
+    found.failed_cases = [case for case in cases if isinstance(case, dict) and case.get("cause")]
 
 
 def _address(route: str, *arguments: int) -> str:

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from inference.errors import StageError
 from inference.evaluation.models import Evaluation
 from inference.prediction.models import Prediction
+from inference.registry import services
 from inference.registry.models import TRANSITIONS, Model, ModelVersion, Promotion, Stage
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
@@ -108,8 +109,6 @@ def promote(request: HttpRequest, pk: int) -> HttpResponse:
         raise PermissionDenied
     form = PromotionForm(request.POST, version=found)
     if form.is_valid():
-        from inference.registry import services  # imports PyTorch, which showing pages does without
-
         try:
             services.promote(found, form.cleaned_data["to"], reason=form.cleaned_data["reason"], by=request.user)
         except StageError as error:

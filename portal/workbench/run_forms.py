@@ -9,7 +9,7 @@ from django import forms
 from inference.registry.models import ModelVersion, Stage
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, projects_where
-from portal.workbench.training_form import CohortField, ReferenceField, cohorts_for, references_for
+from portal.workbench.training_form import CohortField, ReferenceField, choose_only, cohorts_for, references_for
 from studies.cohorts.models import Cohort, ReferenceStandard, Split
 from studies.models import Study
 
@@ -48,6 +48,7 @@ class RunForm(forms.Form):
         self.user = user
         self.fields["version"].queryset = versions_for(user, project)  # type: ignore[attr-defined]
         self.fields["cohort"].queryset = cohorts_for(user, project)  # type: ignore[attr-defined]
+        choose_only(self, "version", "cohort")
 
     def chosen_studies(self) -> list[Study]:
         """Those of the listed studies that the user may run models on, newest first."""
@@ -110,6 +111,7 @@ class EvaluateForm(forms.Form):
             reference_standards__isnull=False
         ).distinct()
         self.fields["reference"].queryset = references_for(cohorts)  # type: ignore[attr-defined]
+        choose_only(self, "version", "cohort")
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

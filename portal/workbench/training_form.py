@@ -56,6 +56,15 @@ def references_for(cohorts):
     return ReferenceStandard.objects.filter(cohort__in=cohorts).select_related("cohort").order_by("-id")
 
 
+def choose_only(form: forms.Form, *names: str) -> None:
+    """Where a choice has one option only, it is chosen."""
+    for name in names:
+        queryset = form.fields[name].queryset  # type: ignore[attr-defined]
+        first = list(queryset.values_list("pk", flat=True)[:2])
+        if len(first) == 1:
+            form.initial.setdefault(name, first[0])
+
+
 class TrainingForm(forms.Form):
     cohort = CohortField(
         queryset=Cohort.objects.none(),
@@ -75,6 +84,7 @@ class TrainingForm(forms.Form):
         frozen = cohorts_for(user, project).filter(frozen_at__isnull=False)
         self.fields["cohort"].queryset = frozen  # type: ignore[attr-defined]
         self.fields["reference"].queryset = references_for(frozen)  # type: ignore[attr-defined]
+        choose_only(self, "cohort")
         for place, key in _keys():
             if place not in CHOSEN_ELSEWHERE:
                 self.fields[place] = _field(place, key)
@@ -215,7 +225,7 @@ def _field(place: str, key: Key) -> forms.Field:
 
 def _hint(key: Key) -> str:
     parts = [key.summary] if key.summary else []
-    if key.kind in ("number", "whole") and key.lower is not None and key.upper is not None and key.upper < 1e5:
+    if key.kind in ("number", "whole") and key.lower is not None and key.upper is not None and key.upper <= 1024:
         parts.append(f"{key.lower:g} to {key.upper:g}")
     return ". ".join(parts)
 

@@ -53,7 +53,12 @@ function apply(answer) {
   if (!takeOver(answer.parts)) return null;
   if (log) {
     answer.log.forEach(addLine);
-    if (answer.log.length) scroll();
+    if (answer.log.length) {
+      scroll();
+      const shown = log.childElementCount;
+      document.getElementById("log-count").textContent =
+        shown < answer.log_count ? `last ${shown} of ${answer.log_count} lines` : `${shown} line${shown === 1 ? "" : "s"}`;
+    }
   }
   drawAll(document.createElement("div")).then(() => answer.curves.forEach(drawCurve));
   if (answer.ended) document.title = `${answer.title} · Readroom`;
