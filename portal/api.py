@@ -4,14 +4,27 @@ from django.urls import path
 from drf_spectacular.views import SpectacularAPIView
 from rest_framework.routers import DefaultRouter
 
+from inference.evaluation.api import EvaluationViewSet
 from inference.jobs.api import JobViewSet
-from studies.cohorts.api import CohortViewSet, ReferenceViewSet
+from inference.prediction.api import PredictionViewSet
+from inference.registry.api import ModelVersionViewSet, ModelViewSet
+from inference.training.api import TrainingRunViewSet
 from portal.annotation.api import CampaignViewSet
+from studies.api import ImportViewSet, SeriesViewSet, StudyViewSet
+from studies.cohorts.api import CohortViewSet, ReferenceViewSet
 
 router = DefaultRouter()
+router.register("studies", StudyViewSet, basename="api_study")
+router.register("series", SeriesViewSet, basename="api_series")
+router.register("import", ImportViewSet, basename="api_import")
 router.register("cohorts", CohortViewSet, basename="api_cohort")
 router.register("references", ReferenceViewSet, basename="api_reference")
 router.register("jobs", JobViewSet, basename="api_job")
+router.register("models", ModelViewSet, basename="api_model")
+router.register("versions", ModelVersionViewSet, basename="api_version")
+router.register("training-runs", TrainingRunViewSet, basename="api_training_run")
+router.register("predictions", PredictionViewSet, basename="api_prediction")
+router.register("evaluations", EvaluationViewSet, basename="api_evaluation")
 router.register("campaigns", CampaignViewSet, basename="api_campaign")
 
 urlpatterns = [

@@ -1,10 +1,14 @@
 from django.urls import URLPattern, URLResolver, path
 
-from portal.worklist import cohorts, views
+from portal.worklist import cohorts, thumbnails, upload, views
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("studies/", views.studies, name="studies"),
     path("studies/<int:pk>/", views.study, name="study"),
+    path("studies/<int:pk>/thumbnail/", thumbnails.study_thumbnail, name="study_thumbnail"),
+    path("series/<int:pk>/thumbnail/", thumbnails.series_thumbnail, name="series_thumbnail"),
+    path("upload/", upload.upload, name="upload"),
+    path("imports/<int:pk>/", upload.import_batch, name="import_batch"),
     path("patients/<int:pk>/", views.patient, name="patient"),
     path("cohorts/", cohorts.cohort_list, name="cohorts"),
     path("cohorts/new/", cohorts.cohort_create, name="cohort_create"),

@@ -64,7 +64,11 @@ class _Conversation:
             self._drop(entry, "forbidden", problem.detail)
             return
         if self.scope.amend is not None:
-            entry = _amended(entry, self.scope.amend)
+            try:
+                entry = _amended(entry, self.scope.amend)
+            except Refused as refusal:
+                self._without_place("", refusal)
+                return
         group = self.groups.setdefault(target, _Group())
         group.entries.append(entry)
         group.size += entry.size
