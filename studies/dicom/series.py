@@ -48,6 +48,7 @@ class Identity:
     series_description: str = ""
     body_part_examined: str = ""
     image_comments: str = ""
+    synthetic: bool = False  # Synthetic Data (0008,001C)
 
     @property
     def study_instance_uid(self) -> str:
@@ -178,6 +179,8 @@ def _patient_and_study(dataset: Dataset, identity: Identity, modality: str) -> N
         dataset.BodyPartExamined = identity.body_part_examined
     if identity.image_comments:
         dataset.ImageComments = identity.image_comments
+    if identity.synthetic:
+        dataset.SyntheticData = "YES"
 
 
 def _equipment(dataset: Dataset, modality: str) -> None:
