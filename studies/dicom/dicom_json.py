@@ -186,7 +186,9 @@ def _number_text(part: str) -> str:
     part = part.strip(" \0")
     if not part:
         return "null"
-    if _NUMBER.match(part):
+    if len(part) > 64:
+        return quoted(part)
+    if _NUMBER.match(part) and math.isfinite(float(part)):
         return part
     if _LOOSE.match(part):
         value = float(part)

@@ -347,8 +347,8 @@ def guess_transfer_syntax(head: bytes) -> str:
     return IMPLICIT_LE
 
 
-def inflate(buffer: Any, start: int, limit: int = MAX_INFLATED) -> bytes:
-    """Inflate the deflated part of a file (PS3.5 A.5), never beyond `limit` bytes."""
+def inflate(buffer: Any, start: int) -> bytes:
+    """Inflate the deflated part of a file (PS3.5 A.5), never beyond `MAX_INFLATED` bytes."""
     engine, parts, total = zlib.decompressobj(-zlib.MAX_WBITS), [], 0
     try:
         for at in range(start, len(buffer), 1 << 20):
@@ -356,8 +356,8 @@ def inflate(buffer: Any, start: int, limit: int = MAX_INFLATED) -> bytes:
             while piece:
                 out = engine.decompress(piece, 1 << 22)
                 total += len(out)
-                if total > limit:
-                    raise Part10Error("too_large", f"The deflated data set grows beyond {limit:,} bytes.")
+                if total > MAX_INFLATED:
+                    raise Part10Error("too_large", f"The deflated data set grows beyond {MAX_INFLATED:,} bytes.")
                 parts.append(out)
                 piece = engine.unconsumed_tail
             if engine.eof:
