@@ -179,6 +179,7 @@ def _span(key: str, cases: dict[int, list[Read]]) -> float:
 
 def _differs(question: Question, reads: list[Read], spans: dict[str, float]) -> tuple[float, str] | None:
     key = str(question.pk)
+    title = question.text if question.text.endswith(("?", ":")) else f"{question.text}:"
     values: list[Any] = [read.answers[key] for read in reads if key in read.answers]
     if len(values) < 2:
         return None
@@ -186,7 +187,7 @@ def _differs(question: Question, reads: list[Read], spans: dict[str, float]) -> 
     if question.kind in (Kind.SCALE, Kind.NUMBER):
         span = 4.0 if question.kind == Kind.SCALE else spans[key]
         score = sum(abs(a - b) for a, b in two) / len(two) / span if span else 0.0
-        return score, f"{question.text} {min(values)} to {max(values)}"
+        return score, f"{title} {min(values)} to {max(values)}"
     score = sum(a != b for a, b in two) / len(two)
     counts = {value: values.count(value) for value in _categories(question) if value in values}
-    return score, f"{question.text} " + " · ".join(f"{n} {value}" for value, n in counts.items())
+    return score, f"{title} " + " · ".join(f"{n} {value}" for value, n in counts.items())

@@ -145,6 +145,7 @@ def campaign_context(request: HttpRequest, found: Campaign) -> dict[str, Any]:
         "segments": found.segment_labels.all(),
         "consensuses": Consensus.objects.filter(campaign=found)
         .select_related("reference", "created_by")
+        .annotate(n=Count("reference__case_labels"))
         .order_by("-id"),
     }
     if results:

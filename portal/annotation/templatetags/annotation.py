@@ -23,6 +23,13 @@ def interval(found: Agreement) -> str:
 
 
 @register.simple_tag
+def rests_on(found: Agreement) -> SafeString:
+    """What stands under a headline figure: interval, n, and whether that is few."""
+    few = ", few cases" if found.n < MINIMUM_CASES else ""
+    return format_html("{} n={} cases{}", interval(found), found.n, few)
+
+
+@register.simple_tag
 def agreed(found: Agreement) -> SafeString:
     """`0.71 [0.66–0.76] n=206`; grey with the words "few cases" below the minimum."""
     if found.estimate is None:
@@ -41,19 +48,29 @@ def agreed(found: Agreement) -> SafeString:
 @register.simple_tag
 def heat(item: Item, readers: list[User]) -> SafeString:
     """Pairwise agreement as a table: a row and a column for each reader, coloured from q1 (0.40) to q7 (0.80)."""
-    head = format_html_join("", '<th scope="col" title="{}">{}</th>', ((str(r), r.initials) for r in readers))
+    short = _short_names(readers)
+    head = format_html_join("", '<th scope="col" title="{}">{}</th>', ((str(r), short[r.pk]) for r in readers))
     rows = []
     for row in readers:
-        cells = SafeString("").join(_cell(item, row, column) for column in readers)
-        rows.append(format_html('<tr><th scope="row" title="{}">{}</th>{}</tr>', str(row), row.initials, cells))
+        cells = format_html_join("", "{}", ((_cell(item, row, column),) for column in readers))
+        rows.append((str(row), short[row.pk], cells))
     return format_html(
         '<table class="heat-table"><caption class="vh">{}: {} of each pair of readers</caption>'
         "<thead><tr><td></td>{}</tr></thead><tbody>{}</tbody></table>",
         item.title,
         item.measure,
         head,
-        SafeString("").join(rows),
+        format_html_join("", '<tr><th scope="row" title="{}">{}</th>{}</tr>', rows),
     )
+
+
+def _short_names(readers: list[User]) -> dict[int, str]:
+    """Initials, or user names where initials are shared."""
+    initials = [reader.initials for reader in readers]
+    return {
+        reader.pk: reader.initials if initials.count(reader.initials) == 1 else reader.username[:8]
+        for reader in readers
+    }
 
 
 def _cell(item: Item, row: User, column: User) -> SafeString:
