@@ -9,6 +9,7 @@ from inference.jobs.models import Job
 from inference.registry.models import Model, ModelVersion
 from portal.accounts.models import Project, User
 from studies.cohorts.models import Case, ReferenceStandard, Split
+from studies.models import Embargo
 
 
 class EvaluationQuerySet(models.QuerySet["Evaluation"]):
@@ -35,6 +36,15 @@ class Evaluation(models.Model):
         ordering = ["-id"]
 
 
+class CaseResultQuerySet(models.QuerySet["CaseResult"]):
+    def visible_to(self, user: User) -> CaseResultQuerySet:
+        """Results of the user's projects; none of a study while a blinded reading of it is open for the user."""
+        seen = self.filter(evaluation__in=Evaluation.objects.visible_to(user))
+        if user.is_superuser:
+            return seen
+        return seen.exclude(case__study__in=Embargo.objects.filter(user_id=user.pk).values("study"))
+
+
 class CaseResult(models.Model):
     evaluation = models.ForeignKey(Evaluation, on_delete=models.CASCADE, related_name="case_results")
     case = models.ForeignKey(Case, on_delete=models.PROTECT, related_name="+")
@@ -44,6 +54,8 @@ class CaseResult(models.Model):
     present = models.BooleanField(help_text="The reference holds this structure")
     predicted = models.BooleanField(help_text="The model found this structure")
     score = models.FloatField(null=True, blank=True)
+
+    objects = CaseResultQuerySet.as_manager()
 
     class Meta:
         constraints = [

@@ -149,10 +149,14 @@ def finish(
     evaluation.save(update_fields=["summary", "overlap", "finished_at"])
 
 
-def report(evaluation: Evaluation) -> dict[str, Any]:
-    """The evaluation for a program to read: ids, summary with intervals, per-case values."""
+def report(evaluation: Evaluation, *, user: User | None = None) -> dict[str, Any]:
+    """The evaluation for a program to read: ids, summary with intervals, per-case values.
+
+    user: leaves out the cases that this user may not see at the moment, such as those of an open blinded reading.
+    """
     cases: dict[str, dict[str, Any]] = {}
-    for result in evaluation.case_results.select_related("case__study").order_by("case__name", "structure"):
+    results = evaluation.case_results.all() if user is None else evaluation.case_results.visible_to(user)
+    for result in results.select_related("case__study").order_by("case__name", "structure"):
         entry = cases.setdefault(
             result.case.name,
             {

@@ -1,0 +1,78 @@
+"""Predictions over REST: see them, run a version."""
+
+from __future__ import annotations
+
+from django.http import Http404
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, serializers, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from inference.jobs.api import JobSerializer
+from inference.prediction import services
+from inference.prediction.models import Prediction
+from inference.rest import SplitField, find_cohort, find_version, need, refusals
+from portal.accounts.permissions import Action
+from studies.models import Study
+
+
+class PredictionSerializer(serializers.ModelSerializer):
+    study_instance_uid = serializers.CharField(read_only=True, source="study.study_instance_uid")
+    segmentation_series_uid = serializers.CharField(
+        read_only=True, source="segmentation.series_instance_uid", default=None
+    )
+
+    class Meta:
+        model = Prediction
+        fields = [
+            "id", "version", "study", "study_instance_uid", "image", "segmentation", "segmentation_series_uid",
+            "scores", "measurements", "seconds", "job", "created_at",
+        ]  # fmt: skip
+
+
+class RunModelSerializer(serializers.Serializer):
+    version = serializers.IntegerField()
+    cohort = serializers.IntegerField(required=False)
+    split = SplitField(required=False, default="all")
+    studies = serializers.ListField(child=serializers.IntegerField(), required=False, allow_empty=False)
+
+    def validate(self, attrs: dict) -> dict:
+        if ("cohort" in attrs) == ("studies" in attrs):
+            raise serializers.ValidationError("Give either cohort or studies.")
+        return attrs
+
+
+class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
+    """`?version=`, `?study=` and `?job=` (ids) narrow the list."""
+
+    serializer_class = PredictionSerializer
+    queryset = Prediction.objects.none()
+    lookup_value_regex = r"\d+"
+
+    def get_queryset(self):
+        predictions = Prediction.objects.visible_to(self.request.user).select_related("study", "segmentation")
+        for name in ("version", "study", "job"):
+            if (value := self.request.query_params.get(name, "")).isdigit():
+                predictions = predictions.filter(**{name: int(value)})
+        return predictions.order_by("-pk")
+
+    @extend_schema(request=RunModelSerializer, responses={201: JobSerializer})
+    @action(detail=False, methods=["post"])
+    def run(self, request: Request) -> Response:
+        """Queue a run of a version on a cohort or on studies; the answer is its job."""
+        asked = RunModelSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        values = asked.validated_data
+        version = find_version(request, values["version"])
+        cohort = find_cohort(request, values["cohort"]) if "cohort" in values else None
+        studies = None
+        if "studies" in values:
+            studies = list(Study.objects.visible_to(request.user).filter(pk__in=values["studies"]))
+            if len(studies) < len(set(values["studies"])):
+                raise Http404
+        need(request, Action.RUN, version.model.project)
+        split = "" if values["split"] == "all" else values["split"]
+        with refusals():
+            job = services.start(version, cohort=cohort, split=split, studies=studies, by=request.user)
+        return Response(JobSerializer(job).data, status=201)

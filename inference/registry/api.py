@@ -1,0 +1,96 @@
+"""Models, versions, promotion and its history over REST."""
+
+from __future__ import annotations
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import mixins, serializers, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from inference.registry import services
+from inference.registry.models import Model, ModelVersion, Promotion, Stage
+from inference.rest import need, refusals
+from portal.accounts.permissions import Action
+
+
+class ModelSerializer(serializers.ModelSerializer):
+    project = serializers.SlugRelatedField(read_only=True, slug_field="slug")
+    versions = serializers.PrimaryKeyRelatedField(many=True, read_only=True)
+
+    class Meta:
+        model = Model
+        fields = ["id", "project", "name", "description", "task", "versions", "created_at"]
+
+
+class ModelVersionSerializer(serializers.ModelSerializer):
+    project = serializers.SlugRelatedField(read_only=True, slug_field="slug", source="model.project")
+    model_name = serializers.CharField(read_only=True, source="model.name")
+
+    class Meta:
+        model = ModelVersion
+        fields = ["id", "project", "model", "model_name", "number", "stage", "digest", "manifest", "created_at"]
+
+
+class PromotionSerializer(serializers.ModelSerializer):
+    by = serializers.SlugRelatedField(read_only=True, slug_field="username")
+
+    class Meta:
+        model = Promotion
+        fields = ["id", "version", "from_stage", "to_stage", "reason", "by", "at"]
+
+
+class PromoteSerializer(serializers.Serializer):
+    to = serializers.ChoiceField(choices=Stage.choices)
+    reason = serializers.CharField(max_length=2000)
+
+
+class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
+    serializer_class = ModelSerializer
+    queryset = Model.objects.none()
+    lookup_value_regex = r"\d+"
+
+    def get_queryset(self):
+        models = Model.objects.visible_to(self.request.user).select_related("project").prefetch_related("versions")
+        if slug := self.request.query_params.get("project"):
+            models = models.filter(project__slug=slug)
+        return models.order_by("name", "pk")
+
+
+class ModelVersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
+    """`?project=`, `?model=` (id) and `?stage=` narrow the list."""
+
+    serializer_class = ModelVersionSerializer
+    queryset = ModelVersion.objects.none()
+    lookup_value_regex = r"\d+"
+
+    def get_queryset(self):
+        versions = ModelVersion.objects.visible_to(self.request.user).select_related("model__project")
+        asked = self.request.query_params
+        for name, field in (("project", "model__project__slug"), ("stage", "stage")):
+            if value := asked.get(name):
+                versions = versions.filter(**{field: value})
+        if (value := asked.get("model", "")).isdigit():
+            versions = versions.filter(model=int(value))
+        return versions
+
+    @extend_schema(request=PromoteSerializer, responses=ModelVersionSerializer)
+    @action(detail=True, methods=["post"])
+    def promote(self, request: Request, pk: str) -> Response:
+        """Move the version to another stage, signed with a reason. Needs the right to manage the project."""
+        version = self.get_object()
+        need(request, Action.MANAGE, version.model.project)
+        asked = PromoteSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        with refusals():
+            version = services.promote(
+                version, asked.validated_data["to"], reason=asked.validated_data["reason"], by=request.user
+            )
+        return Response(ModelVersionSerializer(version).data)
+
+    @extend_schema(responses=PromotionSerializer(many=True))
+    @action(detail=True, pagination_class=None)
+    def promotions(self, request: Request, pk: str) -> Response:
+        """Every change of stage, newest first."""
+        rows = self.get_object().promotions.select_related("by")
+        return Response(PromotionSerializer(rows, many=True).data)
