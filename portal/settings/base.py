@@ -40,6 +40,7 @@ INSTALLED_APPS = [
     "portal.viewer",
     "portal.workbench",
     "portal.dashboards",
+    "portal.demo",
 ]
 
 MIDDLEWARE = [
@@ -110,7 +111,7 @@ STATICFILES_DIRS = [BASE_DIR / "frontend" / "static"]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     # File names carry a hash of their content, so that browsers may keep them for ever.
-    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "portal.runtime.static_names.HashedStaticFiles"},
 }
 STATICFILES_FINDERS = [
     "django.contrib.staticfiles.finders.FileSystemFinder",

@@ -2,7 +2,7 @@
 
 from portal.settings import environment as env
 from portal.settings.base import *  # noqa: F403
-from portal.settings.base import ALLOWED_HOSTS, STATIC_ROOT, STORAGES
+from portal.settings.base import ALLOWED_HOSTS, STATIC_ROOT
 
 DEBUG = False
 HOST = env.text("HOST", "127.0.0.1")
@@ -12,6 +12,5 @@ if HOST not in {"0.0.0.0", "::", *ALLOWED_HOSTS}:  # noqa: S104
 
 if not (STATIC_ROOT / "staticfiles.json").exists():
     # Before the first `manage.py up` nothing is collected; `runserver` serves the files from where they lie.
-    STORAGES = {**STORAGES, "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}}
     WHITENOISE_USE_FINDERS = True
     WHITENOISE_AUTOREFRESH = True

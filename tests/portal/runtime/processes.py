@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -67,16 +67,31 @@ class HeldCommand:
         self.process.communicate()
 
 
-def survivors(data: Path) -> list[str]:
-    """The processes that belong to a data folder, as their environment shows."""
+def belongs(process: psutil.Process, data: Path) -> bool:
+    """Whether a process is part of a portal: its environment says so, or it works in the data folder.
+
+    Valkey overwrites its environment with its title.
+    """
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return process.environ().get("DATA") == str(data) or Path(process.cwd()).is_relative_to(data)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+
+
+def members(data: Path) -> list[tuple[psutil.Process, str]]:
+    """The processes of a portal with their command lines, the oldest first."""
     found = []
-    for process in psutil.process_iter(["pid"]):
-        try:
-            if process.environ().get("DATA") == str(data) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(f"{process.pid} {' '.join(process.cmdline())[:120]}")
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
+    for process in psutil.process_iter(["create_time"]):
+        if belongs(process, data):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append((process, " ".join(process.cmdline())))
+    return sorted(found, key=lambda entry: (entry[0].create_time(), entry[0].pid))
+
+
+def survivors(data: Path) -> list[str]:
+    return [f"{process.pid} {line[:120]}" for process, line in members(data)]
 
 
 def eventually(condition: Callable[[], Any], seconds: float) -> Any:
@@ -107,7 +122,6 @@ class Portal:
         self.address = f"http://127.0.0.1:{self.port}"
         self.lines: list[str] = []
         self._more = more
-        self._incoming: queue.Queue[str] = queue.Queue()
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, seconds: float = 180) -> float:
@@ -145,16 +159,9 @@ class Portal:
 
     def find(self, *words: str) -> psutil.Process:
         """The process of this portal whose command line has all these words; the oldest of several."""
-        found = []
-        for process in psutil.process_iter(["pid", "create_time"]):
-            try:
-                line = " ".join(process.cmdline())
-                if process.environ().get("DATA") == str(self.data) and all(word in line for word in words):
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
+        found = [process for process, line in members(self.data) if all(word in line for word in words)]
         assert found, f"no process {words}: {survivors(self.data)}"
-        return min(found, key=lambda process: (process.create_time(), process.pid))
+        return found[0]
 
     def checks(self) -> dict[str, str]:
         try:

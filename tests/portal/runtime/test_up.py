@@ -10,10 +10,12 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
+import redis
 
 from portal.runtime.process import free_port
-from tests.portal.runtime.processes import Portal, eventually, manage, put_viewer, survivors
+from tests.portal.runtime.processes import Portal, eventually, manage, members, put_viewer, survivors
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +79,14 @@ def test_static_files_are_kept_for_ever_under_hashed_names(portal: Portal) -> No
 
 
 def test_only_this_machine_reaches_it_and_services_want_a_password(portal: Portal) -> None:
-    def addresses(process: psutil.Process) -> set[str]:
-        return {connection.laddr.ip for connection in process.net_connections("tcp") if connection.status == "LISTEN"}
-
-    for words in (["granian"], ["postgres", "-D"], ["valkey-server"]):
-        assert addresses(portal.find(*words)) == {"127.0.0.1"}, words
-    import psycopg
-    import redis
-
+    for word in ("granian", "postgres -D", "valkey-server"):
+        listening = [
+            connection.laddr.ip
+            for process, line in members(portal.data)
+            for connection in process.net_connections("tcp")
+            if word in line and connection.status == "LISTEN"
+        ]
+        assert set(listening) == {"127.0.0.1"}, word
     port = int((portal.data / "run/postgres/port.json").read_text())
     for user in ("postgres", "readroom"):
         with pytest.raises(psycopg.OperationalError, match=r"no password supplied|password authentication failed"):
