@@ -76,11 +76,21 @@ function row(name, bytes) {
   return line;
 }
 
+function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
+  svg.setAttribute("class", "i");
+  svg.setAttribute("aria-hidden", "true");
+  use.setAttribute("href", `${page.dataset.icons}#i-${name}`);
+  svg.append(use);
+  return svg;
+}
+
 function outcome(line, state, words, code = "") {
   const cell = line.cells[2], pill = document.createElement("span");
   pill.className = "pill";
   pill.dataset.s = { stored: "ok", duplicate: "none", refused: "bad", failed: "warn", sending: "info" }[state];
-  pill.textContent = { stored: "Stored", duplicate: "Already there", refused: "Refused", failed: "Not sent", sending: "Sending" }[state];
+  pill.append(icon({ stored: "ok", duplicate: "info", refused: "bad", failed: "warn", sending: "upload" }[state]), { stored: "Stored", duplicate: "Already there", refused: "Refused", failed: "Not sent", sending: "Sending" }[state]);
   cell.replaceChildren(pill);
   if (code) {
     const tag = document.createElement("span");
@@ -100,6 +110,7 @@ function add(files) {
     if (entries.length < ROWS) one.row = row(name, file.size);
     entries.push(one);
   }
+  part("hint").hidden = entries.length <= ROWS;
   show();
   pump();
 }
@@ -245,8 +256,8 @@ function show() {
 }
 
 function drawStudies() {
-  part("found").hidden = false;
-  const list = part("found").querySelector("ul");
+  part("arrived").hidden = false;
+  const list = part("arrived").querySelector("ul");
   list.replaceChildren(...[...studies.values()].slice(0, 50).map((study) => {
     const item = document.createElement("li"), link = document.createElement("a"), words = document.createElement("span");
     link.href = page.dataset.study.replace("/0/", `/${study.id}/`);
