@@ -3,7 +3,7 @@
 import { PANEL } from "./extension.js";
 
 const TASK = window.readroom.kind === "task";
-const MEASURE = "MeasurementTools";
+const NARROW = window.innerWidth < 800;
 
 // OHIF's own brush buttons live in its segmentation panel, which a reading task does not show.
 const DRAWING_BUTTONS = [
@@ -21,6 +21,18 @@ const DRAWING_BUTTONS = [
   },
 }));
 
+const DRAWING = DRAWING_BUTTONS.map((button) => button.id);
+const BAR = {
+  task: ["WindowLevel", "Pan", "Zoom", ...DRAWING, "MeasurementTools", "Layout", "Crosshairs", "MoreTools"],
+  taskNarrow: ["WindowLevel", "Zoom", ...DRAWING],
+  studyNarrow: ["WindowLevel", "Zoom", "Pan"],
+};
+
+function bar() {
+  if (TASK) return [{ primary: NARROW ? BAR.taskNarrow : BAR.task }];
+  return NARROW ? [{ primary: BAR.studyNarrow }] : [];
+}
+
 function layout(base) {
   const made = base.routes[0].layoutTemplate.call(base.routes[0]);
   made.props.leftPanelInitialExpandedWidth = TASK ? 150 : 220;
@@ -29,10 +41,10 @@ function layout(base) {
     made.props.leftPanelClosed = true;
   } else {
     made.props.rightPanels = [PANEL, ...made.props.rightPanels];
-    made.props.rightPanelClosed = window.innerWidth < 800;
+    made.props.rightPanelClosed = NARROW;
     made.props.rightPanelInitialExpandedWidth = 300;
   }
-  if (window.innerWidth < 800) made.props.leftPanelClosed = true;
+  if (NARROW) made.props.leftPanelClosed = true;
   return made;
 }
 
@@ -54,9 +66,7 @@ async function modeFactory({ loadModules }) {
     toolbarSections: [
       { $reference: "cornerstone.toolbarSections" },
       { $reference: "cornerstone.segmentationToolbarSections" },
-      ...(TASK
-        ? [{ primary: ["WindowLevel", "Pan", "Zoom", ...DRAWING_BUTTONS.map((b) => b.id), MEASURE, "Layout", "Crosshairs", "MoreTools"] }]
-        : []),
+      ...bar(),
     ],
     toolGroupAdditions: { ...base.toolGroupAdditions, default: [drawing], mpr: [drawing] },
     modeCustomizations: TASK ? "readroomReadingCustomizations" : "basicModeCustomizations",

@@ -3,6 +3,7 @@
 // Emits "change" whenever a list made from `items` would look different.
 
 const LABELMAP = "Labelmap";
+const OUTLINE = { renderFill: false, renderFillInactive: false, outlineWidth: 3, outlineWidthInactive: 3, outlineOpacityInactive: 1 };
 
 export class Overlays extends EventTarget {
   constructor(ohif) {
@@ -154,11 +155,17 @@ export class Overlays extends EventTarget {
       commandsManager.runCommand("addDisplaySetAsLayer", { viewportId, displaySetInstanceUID: id });
       await until(() => this.viewportShowing(id), 60000, "The segmentation could not be drawn.");
       this.busy.delete(id);
+      if (this.facts.kind === "task") this.outline(id);
       this.jumpToLargest(id, viewportId);
     } catch (error) {
       this.busy.set(id, error.message);
     }
     this.changed();
+  }
+
+  // Beside the reader's own drawing, which is filled, a model's result is an outline.
+  outline(id) {
+    this.ohif.services.segmentationService.setStyle({ segmentationId: id, type: LABELMAP }, OUTLINE);
   }
 
   async viewportWithImages(displaySetInstanceUID) {

@@ -29,16 +29,20 @@ export class AiResult {
       const input = element("input", { type: "checkbox", role: "switch", checked: item.shown });
       input.addEventListener("change", () => this.overlays.toggle(item.id));
       head.append(element("label", { class: "switch" }, input, "Overlay"));
-      const row = ({ label, color }) =>
-        element("li", {}, element("span", { class: "swatch", style: color ? `--c:rgb(${color.slice(0, 3).join(" ")})` : "--c:transparent" }), label);
-      this.node.append(element("ul", { class: "legend" }, ...item.segments.map(row)));
+      this.node.append(element("ul", { class: "legend" }, ...item.segments.map((segment) => this.row(segment))));
       if (item.status) this.node.append(element("p", { class: "small muted", role: "status" }, item.status));
     }
-    const scores = Object.entries(ai.scores ?? {}).filter(([, value]) => typeof value === "number");
-    if (scores.length) {
-      const pairs = scores.flatMap(([name, value]) => [element("dt", {}, name), element("dd", { class: "num" }, value.toFixed(2))]);
-      this.node.append(element("dl", { class: "kv" }, ...pairs));
-    }
-    this.node.append(element("p", { class: "small quiet" }, "Research use, not a medical device"));
+    const named = new Set(item?.segments.map(({ label }) => label));
+    const others = Object.keys(ai.scores ?? {}).filter((name) => !named.has(name));
+    if (others.length) this.node.append(element("ul", { class: "legend" }, ...others.map((label) => this.row({ label, color: null }))));
+    this.node.append(element("p", { class: "small quiet after" }, "Outlined in the images. Research use, not a medical device"));
+  }
+
+  row({ label, color }) {
+    const score = this.ai.scores?.[label];
+    const parts = [element("span", {}, label)];
+    if (color) parts.unshift(element("span", { class: "swatch", style: `--c:rgb(${color.slice(0, 3).join(" ")})` }));
+    if (typeof score === "number") parts.push(element("span", { class: "num push", title: "Score of the model" }, score.toFixed(2)));
+    return element("li", {}, ...parts);
   }
 }

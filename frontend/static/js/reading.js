@@ -20,6 +20,7 @@ function note(status, title, text, ...buttons) {
   if (buttons.length) words.append(element("div", { class: "row" }, ...buttons));
   box.append(words);
   notes.append(box);
+  if (status === "bad" || status === "warn") box.scrollIntoView({ block: "nearest" });
   return box;
 }
 
@@ -128,7 +129,7 @@ function wireButtons({ saver, questions, labels, timer, state }) {
       const left = [...Object.entries(errors)].filter(([key, text]) => !questions.showError(key, text) && !labels.showError(key, text));
       const text = left.map(([, words]) => words).join(" ") || error.message;
       if (left.length || !Object.keys(errors).length) note("bad", "Not submitted", text).dataset.submit = "";
-      questions.focusError() || labels.focusError();
+      labels.focusError() || questions.focusError();
     }
   });
   byId("skip").addEventListener("click", async () => {
