@@ -13,33 +13,41 @@ WEB_STOP = [(signal.SIGTERM, 8.0)]
 
 @dataclass(frozen=True)
 class Process:
-    """A long-running process of the portal."""
+    """A long-running process of the portal. `arguments` follow the Python interpreter."""
 
     name: str
-    command: list[str]
+    arguments: list[str]
     stop_steps: list[tuple[int, float]]
 
-
-def web(host: str, port: int, *, workers: int, threads: int = 8, python: str = sys.executable) -> Process:
-    command = [python, "-m", "granian", "--interface", "wsgi", "--host", host, "--port", str(port)]
-    command += ["--workers", str(workers), "--blocking-threads", str(threads), "--respawn-failed-workers"]
-    command += ["--log-level", "warning", "portal.wsgi:application"]
-    return Process("web", command, WEB_STOP)
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, *self.arguments]
 
 
-def worker(name: str, queues: list[str], *, concurrency: int, python: str = sys.executable) -> Process:
+def web(host: str, port: int, *, workers: int, threads: int = 6) -> Process:
+    arguments = ["-m", "granian", "--interface", "wsgi", "--host", host, "--port", str(port)]
+    arguments += ["--workers", str(workers), "--blocking-threads", str(threads), "--respawn-failed-workers"]
+    arguments += ["--log-level", "error", "portal.wsgi:application"]
+    return Process("web", arguments, WEB_STOP)
+
+
+def worker(name: str, queues: list[str], *, concurrency: int) -> Process:
     """A Celery worker. Training starts each task in a fresh process, which gives back all memory of the last one."""
-    command = [python, "-m", "celery", "--quiet", "-A", "portal", "worker", "--hostname", f"{name}@%h"]
-    command += ["--queues", ",".join(queues), "--concurrency", str(concurrency), "--prefetch-multiplier", "1"]
-    command += ["--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
+    arguments = [*_CELERY, "worker", "--hostname", f"{name}@%h", "--queues", ",".join(queues)]
+    arguments += ["--concurrency", str(concurrency), "--prefetch-multiplier", "1"]
+    arguments += ["--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
     if queues == ["train"]:
-        command += ["--max-tasks-per-child", "1"]
-    return Process(f"worker-{name}", command, WORKER_STOP)
+        arguments += ["--max-tasks-per-child", "1"]
+    return Process(f"worker-{name}", arguments, WORKER_STOP)
 
 
-def beat(schedule: Path | str, *, python: str = sys.executable) -> Process:
-    command = [python, "-m", "celery", "--quiet", "-A", "portal", "beat", "--schedule", str(schedule), "--pidfile", ""]
-    return Process("beat", [*command, "--loglevel", "WARNING"], [(signal.SIGTERM, 5.0)])
+def beat(schedule: Path | str) -> Process:
+    arguments = [*_CELERY, "beat", "--schedule", str(schedule), "--pidfile", "", "--loglevel", "WARNING"]
+    return Process("beat", arguments, [(signal.SIGTERM, 5.0)])
+
+
+# The checks of Django load every page; the tests have made them.
+_CELERY = ["-m", "celery", "--quiet", "--skip-checks", "-A", "portal"]
 
 
 def one_machine(host: str, port: int, run_folder: Path) -> list[Process]:

@@ -1,0 +1,101 @@
+"""Health without login: what is missing is named, why it is missing is not."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+from django.conf import settings
+from django.db import DatabaseError
+from django.test import Client
+
+from portal.runtime import health, liveness
+from portal.runtime.errors import RuntimeProblem
+from portal.runtime.workers import ensure_workers
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def workers():
+    """Signs of life of a worker for each queue, taken back afterwards."""
+    liveness.give_sign("test@machine", settings.QUEUES)
+    yield
+    liveness.withdraw("test@machine", settings.QUEUES)
+
+
+def test_ready_with_everything(client: Client, workers) -> None:
+    answer = client.get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json()["ready"] is True
+    assert set(answer.json()["checks"]) == {"database", "broker"} | {f"worker {name}" for name in settings.QUEUES}
+
+
+def test_a_queue_without_worker_is_named(client: Client, workers) -> None:
+    liveness.withdraw("test@machine", ["train"])
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    failed = [name for name, state in answer.json()["checks"].items() if state != "ok"]
+    assert failed == ["worker train"]
+
+
+def test_a_worker_that_fell_silent_does_not_count(workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert liveness.workers_alive(["io"]) == {"io": 1}
+    monkeypatch.setattr(liveness, "ALIVE_SECONDS", 0)
+    time.sleep(1.1)
+    assert liveness.workers_alive(["io"]) == {"io": 0}
+
+
+def test_without_broker(client: Client, settings) -> None:
+    settings.CELERY_BROKER_URL = "redis://:secret@127.0.0.1:9/0"
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    checks = answer.json()["checks"]
+    assert checks.pop("database") == "ok"
+    assert set(checks.values()) == {"failed"}
+    assert b"127.0.0.1" not in answer.content
+    with pytest.raises(RuntimeProblem, match="broker does not answer"), ensure_workers(["train"]):
+        pass
+
+
+def test_without_database(client: Client, workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise DatabaseError('connection to server at "10.0.0.7" failed for user "readroom"')
+
+    monkeypatch.setattr(health.connection, "cursor", away)
+    answer = client.get("/readyz")
+    assert answer.status_code == 503
+    assert [name for name, state in answer.json()["checks"].items() if state != "ok"] == ["database"]
+    assert b"10.0.0.7" not in answer.content
+
+
+def test_alive_needs_nothing(client: Client, settings) -> None:
+    settings.CELERY_BROKER_URL = "redis://127.0.0.1:9/0"
+    assert client.get("/healthz").json() == {"alive": True}
+    assert client.post("/healthz").status_code == 405
+
+
+def test_the_answer_is_cheap(client: Client, workers, django_assert_num_queries) -> None:
+    with django_assert_num_queries(1):
+        client.get("/readyz")
+
+
+def test_a_given_request_id_is_answered_and_a_strange_one_replaced(client: Client) -> None:
+    assert client.get("/healthz", headers={"X-Request-ID": "trace-1234"}).headers["X-Request-ID"] == "trace-1234"
+    strange = client.get("/healthz", headers={"X-Request-ID": 'a" x="y'}).headers["X-Request-ID"]
+    assert len(strange) == 16
+    assert strange.isalnum()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_temporary_worker_comes_and_goes(tmp_path, settings) -> None:
+    settings.DATA = tmp_path / "data"
+    with redis.Redis.from_url(settings.CELERY_BROKER_URL) as broker:
+        broker.delete("readroom:alive:train")
+    with ensure_workers(["train"]) as made:
+        assert made == ["train"]
+        assert liveness.workers_alive(["train"]) == {"train": 1}
+        with ensure_workers(["train"]) as again:
+            assert again == []
+    assert liveness.workers_alive(["train"]) == {"train": 0}
