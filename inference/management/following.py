@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -13,6 +12,8 @@ from django.core.management.base import BaseCommand, CommandError
 from inference.jobs.models import Job
 from inference.jobs.waiting import follow
 from portal.accounts.models import Project, User
+from portal.runtime.errors import RuntimeProblem
+from portal.runtime.workers import ensure_workers
 
 
 class JobCommand(BaseCommand):
@@ -53,8 +54,11 @@ class JobCommand(BaseCommand):
                 f"Queued as job {job.pk}: see /jobs/{job.pk}/"
             )
             return None
-        with workers(job.queue):
-            job = follow(job, self.stderr._out)
+        try:
+            with ensure_workers([job.queue]):
+                job = follow(job, self.stderr._out)
+        except RuntimeProblem as problem:
+            raise CommandError(f"{problem} Job {job.pk} stays in the queue.") from problem
         if job.state != Job.State.SUCCEEDED:
             if options["json"]:
                 self._print_json(
@@ -68,11 +72,6 @@ class JobCommand(BaseCommand):
 
     def _print_json(self, value: dict[str, Any]) -> None:
         self.stdout.write(json.dumps(value, indent=2))
-
-
-def workers(queue: str) -> Any:
-    """Workers for the queue while the command waits, where none runs."""
-    return nullcontext()
 
 
 def figure(value: dict[str, Any], *, digits: int = 3) -> str:
