@@ -214,7 +214,10 @@ def publish(
 
 def _left_out(planned: CasePlan) -> dict[str, str]:
     """Which question was tied stays within the campaign: it would tell readers about each other's answers."""
-    return {"case": planned.case.name, "reason": "no majority" if planned.reason.startswith("a tie") else planned.reason}
+    return {
+        "case": planned.case.name,
+        "reason": "no majority" if planned.reason.startswith("a tie") else planned.reason,
+    }
 
 
 def _store_map(

@@ -62,7 +62,8 @@ def campaign_create(request: HttpRequest) -> HttpResponse:
     wanted = request.POST.get("project") or request.GET.get("project")
     current = current_project(request)
     if wanted:
-        project = get_object_or_404(managed, slug=wanted)
+        visible = get_object_or_404(Project.objects.visible_to(request.user), slug=wanted)
+        project = managed.filter(pk=visible.pk).first()
     elif current is not None:
         project = managed.filter(pk=current.pk).first()
     else:
@@ -158,6 +159,7 @@ def campaign_context(request: HttpRequest, found: Campaign) -> dict[str, Any]:
             "ready": sum(not planned.reason for planned in plans),
             "left_out": [planned for planned in plans if planned.reason],
             "to_decide": [planned for planned in plans if planned.tied],
+            "flags": found.tasks.exclude(flag="").select_related("case", "reader").order_by("case__name")[:50],
             "disagreements": with_images(found, report.disagreements[:12]),
             "consensus_form": ConsensusForm(
                 initial={
