@@ -158,7 +158,7 @@ def as_q(key: Key, column: str, *, fuzzy: bool = False, is_date: bool = False, i
 
 
 def _name_q(value: str, column: str, fuzzy: bool) -> Q:
-    if fuzzy and not has_wildcard(value.strip("*")):
+    if fuzzy and not has_wildcard(value.rstrip("*")):
         condition = Q()
         for word in name_words(value):
             condition &= Q(**{f"{column}__iregex": rf"(^|[\s^=,.-]){re.escape(word)}"})
@@ -209,7 +209,7 @@ def _value_matches(value: Any, key: Key, fuzzy: bool) -> bool:
     vr = key.vr
     if isinstance(value, dict):
         groups = [str(text) for text in value.values()]
-        if fuzzy and not has_wildcard(key.value.strip("*")):
+        if fuzzy and not has_wildcard(key.value.rstrip("*")):
             words = [word.casefold() for group in groups for word in re.split(r"[\s^=,.-]+", group)]
             return all(any(have.startswith(word.casefold()) for have in words) for word in name_words(key.value))
         whole = "=".join(groups)
