@@ -12,7 +12,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from portal.accounts.current import current_project
-from portal.accounts.models import User
+from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, projects_where
 from portal.annotation import access, agreement, campaigns, consensus, export, progress, states
 from portal.annotation.errors import AnnotationError
