@@ -14,6 +14,9 @@ from portal.worklist.rows import Row
 from portal.worklist.rows import build as rows_of
 from studies.models import Study
 
+# Withdrawn tasks are nobody's work any more.
+IN_FORCE = ~Q(tasks__state=Task.State.WITHDRAWN)
+
 
 def reading(user: User, projects) -> list[dict]:
     """One entry per campaign in which tasks wait for `user`: progress, the next task, when a draft was saved last."""
@@ -21,7 +24,7 @@ def reading(user: User, projects) -> list[dict]:
         Campaign.objects.visible_to(user)
         .filter(state=Campaign.State.READING, project__in=projects)
         .annotate(
-            total=Count("tasks", filter=Q(tasks__reader=user)),
+            total=Count("tasks", filter=Q(tasks__reader=user) & IN_FORCE),
             done=Count(
                 "tasks", filter=Q(tasks__reader=user, tasks__state__in=[Task.State.SUBMITTED, Task.State.SKIPPED])
             ),
@@ -81,7 +84,7 @@ def campaigns(user: User, projects, today: date, limit: int = 8) -> list[Campaig
         .filter(project__in=projects)
         .exclude(state=Campaign.State.CLOSED)
         .annotate(
-            total=Count("tasks"),
+            total=Count("tasks", filter=IN_FORCE),
             done=Count("tasks", filter=Q(tasks__state=Task.State.SUBMITTED)),
             flagged=Count("tasks", filter=~Q(tasks__flag="")),
         )

@@ -178,7 +178,8 @@ def _project(request: HttpRequest, studies: list[Study]) -> Project:
         slug = request.POST.get("project") or request.GET.get("project")
         chosen = current_project(request)
         if slug:
-            project = get_object_or_404(possible, slug=slug)
+            visible = get_object_or_404(Project.objects.visible_to(request.user), slug=slug)
+            project = possible.filter(pk=visible.pk).first()
         elif chosen is not None:
             project = possible.filter(pk=chosen.pk).first()
         else:

@@ -52,6 +52,7 @@ STATES = {
     "started": ("info", "Draft", "saved"),
     "submitted": ("ok", "Submitted", "ok"),
     "skipped": ("none", "Skipped", "none"),
+    "withdrawn": ("none", "Withdrawn", "none"),
     "draft": ("info", "Draft", "edit"),
     "reading": ("run", "Reading", "reading"),
     "paused": ("warn", "Paused", "warn"),

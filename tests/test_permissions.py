@@ -1,0 +1,315 @@
+"""docs/permissions.md, asked of the portal: every route × method × role, and no route without a line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from http.cookies import SimpleCookie
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from django.conf import settings
+from django.db import transaction
+from django.test import Client, override_settings
+from django.urls import URLResolver, get_resolver
+from django.utils import timezone
+
+from inference.jobs.models import Job
+from inference.training.models import TrainingRun
+from portal.accounts import services as accounts
+from portal.accounts.models import ApiToken, Role
+from portal.annotation import campaigns
+from portal.annotation.design import QuestionSpec
+from studies.cohorts import services as cohorts
+from studies.models import ImportBatch
+from tests.factories import ProjectFactory, UserFactory, ct_slice, make_ct_series, member, part10_bytes
+from tests.portal.rows import LABELS, entry, evaluation_row, prediction_row, version_row
+
+PAGE = Path(settings.BASE_DIR) / "docs" / "permissions.md"
+ROLES = ["anonymous", "outsider", "viewer", "reader", "engineer", "manager", "administrator"]
+GENERAL, OF_PROJECT, OF_TASK = "/dicomweb/", "/dicomweb/projects/<slug>/", "/dicomweb/tasks/<task>/"
+# Static files of the viewer: they hold no data and may be absent; asked in tests/portal/viewer.
+ASSETS = {"viewer_asset", "viewer_module"}
+INSTALLED_VIEWER = {"viewer_page", "viewer_project_page", "viewer_task_page"}
+
+
+def lines() -> Iterator[tuple[str, str, dict[str, str]]]:
+    """(route, method, {role: answer}) of the page; a DICOMweb line stands for both roots."""
+    for line in PAGE.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 9 or not cells[0].startswith("`"):
+            continue
+        route, method, *answers = cells
+        route, expected = route.strip("`"), dict(zip(ROLES, answers, strict=True))
+        if route.startswith("dicomweb:"):
+            resource = route.removeprefix("dicomweb:")
+            yield GENERAL + resource, method, expected
+            # A project's root is not there for those who are not in the project.
+            yield OF_PROJECT + resource, method, {**expected, "outsider": "404"}
+        elif route.startswith("task:"):
+            yield OF_TASK + route.removeprefix("task:"), method, expected
+        else:
+            yield route, method, expected
+
+
+def routes() -> dict[str, str]:
+    """Name (or path, where it has none) → path with `<parameter>`s, of every route of the portal."""
+    found: dict[str, str] = {}
+
+    def walk(patterns, prefix: str) -> None:
+        for pattern in patterns:
+            path = prefix + _readable(str(pattern.pattern))
+            if isinstance(pattern, URLResolver):
+                walk(pattern.url_patterns, path)
+            elif "format" not in path:  # the same views again with a suffix
+                found.setdefault(pattern.name or path, path)
+
+    walk(get_resolver().url_patterns, "/")
+    return found
+
+
+def _readable(pattern: str) -> str:
+    pattern = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+    pattern = re.sub(r"\(\?P<(\w+)>(?:\[[^\]]*\]|[^()\[\]])*\)", r"<\1>", pattern)
+    return re.sub(r"<\w+:(\w+)>", r"<\1>", pattern)
+
+
+LINES = list(lines())
+ROUTES = routes()
+
+
+def test_every_route_has_a_line():
+    missing = set(ROUTES) - {route for route, _, _ in LINES} - ASSETS
+    assert not missing, f"docs/permissions.md does not say who may use: {', '.join(sorted(missing))}"
+
+
+def test_every_line_has_a_route():
+    gone = {route for route, _, _ in LINES} - set(ROUTES)
+    assert not gone, f"docs/permissions.md names routes that do not exist: {', '.join(sorted(gone))}"
+
+
+@pytest.fixture(scope="module")
+def world(django_db_setup, django_db_blocker, tmp_path_factory):
+    """One of everything in a project, made once; each test runs inside a savepoint of it."""
+    media = tmp_path_factory.mktemp("permissions") / "media"
+    with django_db_blocker.unblock(), override_settings(MEDIA_ROOT=media), transaction.atomic():
+        yield build()
+        transaction.set_rollback(True)
+
+
+def build() -> SimpleNamespace:
+    project = ProjectFactory(slug="mine")
+    users = {role.value: member(project, role, username=role.value) for role in Role}
+    users["outsider"] = UserFactory(username="outsider")
+    users["administrator"] = UserFactory(username="administrator", is_superuser=True)
+    manager = users["manager"]
+    series = [make_ct_series(project, 2, PatientID=f"P{number}") for number in range(3)]
+    study = series[0].study
+    cohort = cohorts.create(project=project, name="Open", by=manager)
+    cohorts.add_studies(cohort, [one.study for one in series])
+    case = cohort.cases.order_by("pk")[0]
+    reference = cohort.reference_standards.create(name="Tracings", source="import", labels=LABELS)
+    version = version_row(project)
+    prediction = prediction_row(version, study)
+    evaluation = evaluation_row(version, reference, {"Liver": {"dice": entry(0.9, 0.8, 0.95, 3)}}, [0.9, 0.8, 0.7])
+    job = Job.objects.create(
+        project=project, task="inference.evaluation.evaluate", title="Evaluate", queue="infer", state="failed",
+        finished_at=timezone.now(),
+    )  # fmt: skip
+    training = TrainingRun.objects.create(project=project, name="Run", config={}, reference=reference)
+    campaign = campaigns.create(
+        project=project,
+        by=manager,
+        name="Nodules",
+        cohort=cohort,
+        readers=[users["reader"]],
+        overlap=1,
+        questions=[QuestionSpec("Nodule?", "yes_no")],
+        segments=[],
+    )
+    campaigns.start(campaign, by=manager)
+    task = campaign.tasks.order_by("position")[0]
+    accounts.issue_token(user=users["administrator"], name="theirs")
+    return SimpleNamespace(
+        users=users,
+        project=project,
+        # What <pk> stands for, by the beginning of the route's name; the longest that fits counts.
+        keys={
+            "token_": ApiToken.objects.get().pk,
+            "member_": project.memberships.get(user=users["viewer"]).pk,
+            "user_": users["outsider"].pk,
+            "study": study.pk,
+            "api_study": study.pk,
+            "open_study": study.pk,
+            "patient": study.patient_id,  # a key, not the DICOM identifier
+            "series_": series[0].pk,
+            "api_series": series[0].pk,
+            "import_batch": ImportBatch.objects.filter(project=project).latest("pk").pk,
+            "api_import": ImportBatch.objects.filter(project=project).latest("pk").pk,
+            "cohort": cohort.pk,
+            "case_remove": cohort.pk,
+            "api_cohort": cohort.pk,
+            "api_reference": reference.pk,
+            "model": version.model_id,
+            "api_model": version.model_id,
+            "version": version.pk,
+            "promote": version.pk,
+            "api_version": version.pk,
+            "api_prediction": prediction.pk,
+            "evaluation": evaluation.pk,
+            "api_evaluation": evaluation.pk,
+            "job": job.pk,
+            "api_job": job.pk,
+            "api_training_run": training.pk,
+            "campaign": campaign.pk,
+            "api_campaign": campaign.pk,
+            "reading_": task.pk,
+            "reading_next": campaign.pk,
+        },
+        values={
+            "slug": project.slug,
+            "case": case.pk,
+            "task": task.pk,
+            "step": "pause",
+            "extension": "csv",
+            "study_instance_uid": study.study_instance_uid,
+            "rest": "viewer",
+            "frames": "1",
+            "path": "7FE00010",
+        },
+        image=series[0],
+        object=multipart(ct_slice(7, StudyInstanceUID=study.study_instance_uid, PatientID="P0")),
+        of_task=identifiers_in_task(task),
+        sessions={"anonymous": "", **{role: session_of(user) for role, user in users.items()}},
+        # Fields that a service needs before it can look at the role: what is asked for names the project.
+        bodies={
+            "project_select": {"project": project.slug},
+            "member_set": {"username": "outsider", "role": "viewer"},
+            "theme": {"theme": "light"},
+            "studies": {"q": "x"},
+            "cohort_create": {"project": project.slug, "name": "Other"},
+            "campaign_create": {"project": project.slug},
+            "training_create": {"project": project.slug},
+            "run_create": {"project": project.slug},
+            "evaluate_create": {"project": project.slug},
+            "campaign_readers": {"user": users["reader"].pk},
+            "api_import-list": {"project": project.slug},
+            "api_cohort-list": {"project": project.slug, "name": "Other"},
+            "api_cohort-add-studies": {"studies": [study.pk]},
+            "api_cohort-freeze": {"fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}, "seed": 1},
+            "api_training_run-list": {
+                "project": project.slug,
+                "cohort": cohort.pk,
+                "config": {"name": "x"},
+                "name": "x",
+            },
+            "api_prediction-run": {"version": version.pk, "studies": [study.pk]},
+            "api_evaluation-list": {"version": version.pk, "cohort": cohort.pk, "reference": reference.pk},
+            "api_version-promote": {"to": "validated", "reason": "because it is good"},
+            "api_campaign-list": {
+                "project": project.slug,
+                "cohort": cohort.pk,
+                "name": "Other",
+                "readers": ["reader"],
+                "overlap": 1,
+                "questions": [{"position": 1, "text": "Nodule?", "kind": "yes_no"}],
+            },
+        },
+    )
+
+
+def address(world, route: str) -> str:
+    values = dict(world.values)
+    fitting = [key for key in world.keys if route.startswith(key)]
+    if fitting:
+        values["pk"] = world.keys[max(fitting, key=len)]
+    image = world.image
+    instance = image.instances.order_by("pk")[0]
+    values["study"] = image.study.study_instance_uid
+    values["series"] = image.series_instance_uid
+    values["instance"] = instance.sop_instance_uid
+    path = ROUTES[route]
+    if path.startswith(OF_TASK):
+        values |= world.of_task
+    path = re.sub(r"<(\w+)>", lambda match: str(values[match.group(1)]), path)
+    if path.endswith("/wado"):
+        path += (
+            f"?requestType=WADO&studyUID={values['study']}&seriesUID={values['series']}&objectUID={values['instance']}"
+        )
+    return path
+
+
+def multipart(dataset) -> bytes:
+    head = b"--part\r\nContent-Type: application/dicom\r\n\r\n"
+    return head + part10_bytes(dataset) + b"\r\n--part--\r\n"
+
+
+def session_of(user) -> str:
+    client = Client()
+    client.force_login(user)
+    return client.cookies.output(header="")
+
+
+def identifiers_in_task(task) -> dict[str, str]:
+    """UIDs as the task's own root gives them to its reader: a blinded study has others there."""
+    client = Client()
+    client.force_login(task.reader)
+    root = f"/dicomweb/tasks/{task.pk}"
+    study = client.get(f"{root}/studies").json()[0]["0020000D"]["Value"][0]
+    series = client.get(f"{root}/studies/{study}/series").json()[0]["0020000E"]["Value"][0]
+    instances = client.get(f"{root}/studies/{study}/series/{series}/instances").json()
+    return {"study": study, "series": series, "instance": instances[0]["00080018"]["Value"][0]}
+
+
+def verdict(route: str, expected: str, response) -> str:
+    if route == "readyz" and response.status_code == 503:  # no worker runs beside this test
+        return "in"
+    if response.status_code == 401:
+        return "login"
+    if response.status_code == 302 and response["Location"].startswith("/login/?next="):
+        return "login"
+    if response.status_code in (403, 404) or (expected.isdigit() and response.status_code == int(expected)):
+        return str(response.status_code)
+    return "in" if response.status_code < 500 and response.status_code != 405 else str(response.status_code)
+
+
+CASES = [
+    pytest.param(route, method, role, answer, id=f"{method} {route} {role}")
+    for route, method, expected in LINES
+    for role, answer in expected.items()
+]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("route", "method", "role", "answer"), CASES)
+def test_answer(world, route, method, role, answer):
+    if route not in ROUTES:
+        pytest.fail(f"{route} does not exist")
+    client = Client(raise_request_exception=False)
+    client.cookies = SimpleCookie(world.sessions[role])
+    url = address(world, route)
+    if method == "GET":
+        response = client.get(url)
+    elif "/dicomweb/" in url:
+        kind = 'multipart/related; type="application/dicom"; boundary=part'
+        # A task takes SEG and SR only (tests/portal/annotation), so there an empty body asks who is let in.
+        body = b"--part--" if route.startswith(OF_TASK) else world.object
+        response = client.post(url, body, content_type=kind)
+    elif route == "api_import-list":
+        response = client.post(url, world.bodies[route])
+    else:
+        kind = {"content_type": "application/json"} if route.startswith(("api_", "reading_")) else {}
+        response = client.post(url, world.bodies.get(route, {}), **kind)
+    if response.status_code == 503 and route in INSTALLED_VIEWER:
+        pytest.skip("the viewer is not installed for this DATA")
+    if answer == "*":
+        assert_sees_nothing(response)
+    else:
+        assert verdict(route, answer, response) == answer, f"{response.status_code}: {response.content[:300]!r}"
+
+
+def assert_sees_nothing(response) -> None:
+    """An outsider at the general DICOMweb root: an empty list, or not allowed to store."""
+    assert response.status_code in (200, 204, 403)
+    assert response.status_code != 200 or response.json() == []
