@@ -1,10 +1,20 @@
-"""Files of these tests lie in a folder of their own."""
+"""Files of these tests lie in a folder of their own; jobs run at once, in the test's own process."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from inference.jobs.models import Job
+from inference.jobs.run import execute
+from tests.worker import (  # noqa: F401
+    _shared_worker,
+    broker,
+    celery_worker_process,
+    start_worker,
+)
 
 
 @pytest.fixture
@@ -13,3 +23,21 @@ def media(settings, tmp_path: Path) -> Path:
     settings.MEDIA_ROOT = tmp_path / "media"
     settings.MEDIA_ROOT.mkdir()
     return settings.MEDIA_ROOT
+
+
+@pytest.fixture
+def run_job(broker, transactional_db) -> Callable[[Job | None], Job]:  # noqa: F811
+    """Runs a queued job as a worker would: claim, body, end. The heartbeat needs committed rows."""
+    from inference.evaluation.tasks import evaluate
+    from inference.prediction.tasks import predict
+    from inference.training.tasks import train
+
+    bodies = {task.name: task.body for task in (train, predict, evaluate)}
+
+    def run(job: Job | None) -> Job:
+        assert job is not None
+        execute(job.pk, bodies[job.task], worker="test")
+        job.refresh_from_db()
+        return job
+
+    return run

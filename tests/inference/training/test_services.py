@@ -1,0 +1,119 @@
+"""From a frozen cohort to a registered version, and what is refused before."""
+
+from __future__ import annotations
+
+import pytest
+
+from inference.errors import ConfigError, TrainingError
+from inference.evaluation import services as evaluation_services
+from inference.registry.services import open_bundle
+from inference.training import services
+from inference.training.fit import CHECKPOINT
+from inference.training.models import TrainingRun
+from studies.cohorts import services as cohorts
+from studies.cohorts.models import ReferenceStandard
+from tests.factories import ProjectFactory
+from tests.inference.models_factory import CONFIG, LABELS, add_mask, ball_cohort, ball_map, ball_series
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("media")]
+
+
+def test_a_run_makes_a_version_that_knows_where_it_came_from(run_job):
+    project = ProjectFactory()
+    cohort, _ = ball_cohort(project, 8)
+    run = services.start(project=project, config=CONFIG, cohort=cohort, by=None)
+    job = run_job(run.job)
+    assert job.state == "succeeded", job.cause
+    run.refresh_from_db()
+    version = run.version
+    assert (version.model.name, version.number, version.stage) == ("balls", 1, "candidate")
+    assert job.result["version"] == version.pk
+    facts = version.manifest["training"]
+    assert (facts["training_cases"], facts["training_patients"], facts["validation_cases"]) == (4, 4, 2)
+    assert facts["cohort_digest"] == cohort.digest == run.cohort_digest
+    assert facts["epochs"] == 2
+    assert version.manifest["inputs"][0] == {"name": "image", "modality": ["CT"], "smallest": [6, 8, 10]}
+    assert [label["name"] for label in version.manifest["labels"]] == ["Ball", "Dim ball"]
+    assert open_bundle(version).network() is not None
+    assert run.environment["torch"]
+    assert (services.folder_of(run) / CHECKPOINT).exists()
+    names = set(job.metrics.values_list("name", flat=True))
+    assert names == {"train_loss", "val_dice/Ball", "val_dice/Dim ball"}
+
+    evaluation = evaluation_services.start(version, cohort, by=None)
+    assert run_job(evaluation.job).state == "succeeded"
+    evaluation.refresh_from_db()
+    overlap = evaluation.overlap
+    assert (overlap["known"], overlap["patients"], overlap["of_patients"]) == (True, 0, 2)
+    assert overlap["same_cohort"]
+    assert overlap["scanner_names"] == ["Readroom test"]
+
+    on_all = evaluation_services.start(version, cohort, split="", by=None)
+    run_job(on_all.job)
+    on_all.refresh_from_db()
+    assert on_all.overlap["patients"] == 6  # training and validation patients
+
+
+def test_a_second_run_makes_the_next_version_and_one_structure_may_be_chosen(run_job):
+    project = ProjectFactory()
+    cohort, _ = ball_cohort(project, 8)
+    config = {**CONFIG, "data": {"structures": ["Dim ball"]}, "training": {**CONFIG["training"], "epochs": 1}}
+    numbers = []
+    for _ in range(2):
+        run = services.start(project=project, config=config, cohort=cohort, by=None)
+        job = run_job(run.job)
+        assert job.state == "succeeded", job.cause
+        run.refresh_from_db()
+        numbers.append(run.version.number)
+    assert numbers == [1, 2]
+    assert run.version.manifest["labels"][0]["name"] == "Dim ball"
+    assert run.version.manifest["labels"][0]["number"] == 1
+
+
+def test_cohorts_that_cannot_be_trained_on():
+    project = ProjectFactory()
+    open_one, _ = ball_cohort(project, 2, name="Open", freeze=False)
+    with pytest.raises(TrainingError, match="“Open” is not frozen"):
+        services.start(project=project, config=CONFIG, cohort=open_one, by=None)
+    no_test, _ = ball_cohort(project, 2, name="No test", freeze=False)
+    no_test = cohorts.freeze(no_test, by=None, fractions={"train": 1.0, "validation": 0.0, "test": 0.0})
+    with pytest.raises(TrainingError, match="no test patients"):
+        services.start(project=project, config=CONFIG, cohort=no_test, by=None)
+    frozen, _ = ball_cohort(project, 4, name="Frozen")
+    with pytest.raises(TrainingError, match="no structure 'Liver'"):
+        services.start(project=project, config={**CONFIG, "data": {"structures": ["Liver"]}}, cohort=frozen, by=None)
+    with pytest.raises(ConfigError):
+        services.start(project=project, config={"name": "x"}, cohort=frozen, by=None)
+    with pytest.raises(TrainingError, match=r"no cohort 'Nobody'. Cohorts: Frozen, No test, Open"):
+        services.find_cohort(project, "Nobody")
+    assert not TrainingRun.objects.exists()
+
+
+def test_one_patient_is_not_enough():
+    project = ProjectFactory()
+    cohort, _ = ball_cohort(project, 1, freeze=False)
+    cohort.frozen_at = cohort.created_at  # freezing itself refuses one patient
+    with pytest.raises(TrainingError, match="has one patient"):
+        services.start(project=project, config=CONFIG, cohort=cohort, by=None)
+
+
+def test_a_training_set_without_foreground_fails_in_words_before_training(run_job):
+    project = ProjectFactory()
+    cohort = cohorts.create(project=project, name="Empty masks", by=None)
+    truths = []
+    for seed in range(4):
+        labels = ball_map(seed)
+        image = ball_series(project, seed, labels)
+        case = cohorts.add_studies(cohort, [image.study]).cases[0]
+        truths.append(cohorts.CaseTruth(case, add_mask(project, image, labels * 0)))
+    cohorts.create_reference(
+        cohort, name="Truth", source=ReferenceStandard.Source.PHANTOM, labels=LABELS, cases=truths, by=None
+    )
+    cohort = cohorts.freeze(cohort, by=None, fractions={"train": 0.5, "validation": 0.25, "test": 0.25})
+    run = services.start(project=project, config=CONFIG, cohort=cohort, by=None)
+    job = run_job(run.job)
+    assert (job.state, job.error_class) == ("failed", "TrainingError")
+    assert "no foreground" in job.cause
+    assert "2 cases" in job.cause
+    run.refresh_from_db()
+    assert run.version is None
