@@ -79,6 +79,13 @@ class Study(models.Model):
         indexes = [
             models.Index(fields=["study_instance_uid"]),
             models.Index(fields=["project", "-study_date", "-id"]),
+            # The worklist's order; undated studies come last.
+            models.Index(
+                models.F("study_date").desc(nulls_last=True),
+                models.F("study_time").desc(),
+                models.F("id").desc(),
+                name="study_newest_first",
+            ),
             GinIndex(name="study_description_trgm", fields=["study_description"], opclasses=["gin_trgm_ops"]),
             GinIndex(name="accession_number_trgm", fields=["accession_number"], opclasses=["gin_trgm_ops"]),
             GinIndex(name="study_modalities", fields=["modalities_in_study"]),

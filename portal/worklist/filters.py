@@ -159,6 +159,20 @@ class StudyFilter:
         return studies.order_by(*SORTS[self.sort])
 
 
+def page_of(found: QuerySet[Study], wanted: StudyFilter) -> tuple[list[int], int, int, int]:
+    """Keys of one page, number of all studies, the page (the last one where there are fewer) and number of pages.
+
+    Only keys are sorted, not whole rows. A text search is costly to ask and gives few hits: it is asked once, whole.
+    """
+    keys = found.values_list("pk", flat=True)
+    everything = list(keys) if wanted.text else None
+    total = found.count() if everything is None else len(everything)
+    pages = max(1, -(-total // PAGE_SIZE))
+    page = min(wanted.page, pages)
+    part = slice((page - 1) * PAGE_SIZE, page * PAGE_SIZE)
+    return list(keys[part] if everything is None else everything[part]), total, page, pages
+
+
 def _with_word(user: User, word: str) -> QuerySet:
     """Keys of studies in which a word occurs; a union, so that each part can use its own trigram index."""
     patients = Patient.objects.visible_to(user).filter(

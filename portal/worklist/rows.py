@@ -53,6 +53,13 @@ def said(prediction: Prediction) -> tuple[str, str]:
     return "ok", "Result ready"
 
 
+def in_order(keys: list[int], user: User) -> list[Study]:
+    """The studies of `keys` in that order, with patient and project."""
+    visible = Study.objects.visible_to(user).filter(pk__in=keys).select_related("patient", "project")
+    studies = {study.pk: study for study in visible}
+    return [studies[key] for key in keys if key in studies]
+
+
 def build(studies: QuerySet[Study] | list[Study], user: User) -> list[Row]:
     rows = {study.pk: Row(study) for study in studies}
     for entry in (

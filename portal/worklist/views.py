@@ -14,7 +14,7 @@ from inference.prediction.models import Prediction
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
 from portal.worklist import filters, history
-from portal.worklist.rows import build, person
+from portal.worklist.rows import build, in_order, person
 from studies.models import Origin, Patient, Series, Study
 
 
@@ -25,11 +25,9 @@ def studies(request: HttpRequest) -> HttpResponse:
     user, chosen = request.user, current_project(request)
     wanted = filters.StudyFilter.of(request.POST if request.method == "POST" else request.GET)
     found = wanted.apply(user, chosen, timezone.localdate())
-    total = found.count()
-    pages = max(1, -(-total // filters.PAGE_SIZE))
-    page = min(wanted.page, pages)
+    keys, total, page, pages = filters.page_of(found, wanted)
     first = (page - 1) * filters.PAGE_SIZE
-    rows = build(found.select_related("patient", "project")[first : first + filters.PAGE_SIZE], user)
+    rows = build(in_order(keys, user), user)
     context = {
         "filter": wanted,
         "rows": rows,
