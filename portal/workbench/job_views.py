@@ -87,6 +87,8 @@ def left_words(job: Job) -> str:
     """About how long it takes still, and when it ends: an estimate from the progress so far."""
     if job.seconds_left is None:
         return ""
+    if job.seconds_left < 1:
+        return "nearly done"
     ends = timezone.localtime(timezone.now() + timedelta(seconds=job.seconds_left))
     return f"about {duration(job.seconds_left)} left, ends about {ends:%H:%M}"
 

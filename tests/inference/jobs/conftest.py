@@ -15,7 +15,7 @@ from tests.worker import (  # noqa: F401
 
 
 @pytest.fixture
-def engineer(transactional_db) -> User:
+def engineer(db) -> User:
     return User.objects.create_user("engineer", password="x")
 
 

@@ -11,11 +11,11 @@ from portal.accounts.models import Role
 from tests.factories import ProjectFactory, UserFactory, member
 from tests.inference.jobs import sample_tasks
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def clients(project, broker):
+def clients(project):
     """One client for each role in the project, an outsider, and nobody."""
     users = {str(role): member(project, role) for role in Role}
     users["outsider"] = member(ProjectFactory(), Role.MANAGER)
@@ -27,7 +27,7 @@ def clients(project, broker):
 
 
 @pytest.fixture
-def job(project, broker, no_other_worker):
+def job(project):
     return services.submit(sample_tasks.mark, project=project, title="Mark", parameters={"n": 1}, by=None)
 
 
@@ -87,7 +87,7 @@ def test_failed_job_says_cause_and_next_step_and_streams_its_log(clients, job):
     assert (row["state"], row["cause"], row["next_step"]) == ("failed", "No foreground.", "Choose another.")
     log = client.get(f"/api/jobs/{job.pk}/log/").data
     assert [line["text"] for line in log] == ["Attempt 1 started by w", "first line", "Failed: No foreground."]
-    rest = client.get(f"/api/jobs/{job.pk}/log/?after={log[0]['id']}").data
+    rest = client.get(f"/api/jobs/{job.pk}/log/?after={log[1]['id']}").data
     assert [line["text"] for line in rest] == ["Failed: No foreground."]
     assert client.get(f"/api/jobs/{job.pk}/log/?after=x").status_code == 400
     metrics = client.get(f"/api/jobs/{job.pk}/metrics/").json()

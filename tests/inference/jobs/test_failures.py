@@ -13,7 +13,7 @@ from inference.jobs.failures import explain
 from portal.accounts.models import Project
 from studies.models import Patient
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 
 def caught(error: BaseException, project: Project):

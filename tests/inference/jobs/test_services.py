@@ -15,13 +15,14 @@ from inference.jobs.run import execute
 from inference.jobs.task import job_task
 from tests.inference.jobs import sample_tasks
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
+committed = pytest.mark.django_db(transaction=True)  # what threads or the broker have to see
 
 PAST = "2020-01-01T00:00:00Z"
 
 
 @pytest.fixture
-def queued(project, broker) -> Job:
+def queued(project) -> Job:
     return services.submit(sample_tasks.mark, project=project, title="Mark", parameters={}, by=None)
 
 
@@ -31,6 +32,7 @@ def claimed(job: Job) -> Job:
     return job
 
 
+@committed
 def test_submit_writes_a_row_and_sends_it_on_commit(project, engineer, broker, no_other_worker):
     before = services.messages_in("train")
     with transaction.atomic():
@@ -42,6 +44,7 @@ def test_submit_writes_a_row_and_sends_it_on_commit(project, engineer, broker, n
     assert job.enqueued_at is not None
 
 
+@committed
 def test_rolled_back_submit_leaves_nothing(project, broker, no_other_worker):
     before = services.messages_in("train")
     with transaction.atomic():
@@ -51,6 +54,7 @@ def test_rolled_back_submit_leaves_nothing(project, broker, no_other_worker):
     assert services.messages_in("train") == before
 
 
+@committed
 def test_a_job_is_claimed_once(queued):
     """Eight threads on eight connections ask for the same row."""
     gate, won = threading.Barrier(8), []
@@ -178,6 +182,7 @@ def test_the_database_refuses_a_running_job_without_lease(queued):
         Job.objects.filter(pk=queued.pk).update(state="lost")
 
 
+@committed
 def test_outcome_and_end_are_one_transaction(project, broker, queued):
     """A body that breaks inside `owned()` leaves neither its rows nor a result."""
 
@@ -195,6 +200,7 @@ def test_outcome_and_end_are_one_transaction(project, broker, queued):
     assert queued.error_class == "OSError"
 
 
+@committed
 def test_finish_inside_owned_ends_the_job(project, broker, queued):
     def body(run):
         with run.owned():
@@ -209,12 +215,14 @@ def test_finish_inside_owned_ends_the_job(project, broker, queued):
     assert (queued.state, queued.result, project.description) == ("succeeded", {"ok": True}, "written by the job")
 
 
+@committed
 def test_result_that_is_no_json_fails_in_words(queued):
     execute(queued.pk, lambda run: {"array": object()}, worker="w1")
     queued.refresh_from_db()
     assert (queued.state, queued.error_class) == ("failed", "TypeError")
 
 
+@committed
 def test_stopped_worker_gives_its_job_back(queued):
     def body(run):
         raise SystemExit

@@ -13,7 +13,7 @@ from inference.jobs.models import Job
 from inference.jobs.waiting import ProgressBar, follow
 from tests.inference.jobs import sample_tasks
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 
 class Terminal(io.StringIO):
@@ -45,7 +45,7 @@ def test_without_a_terminal_lines_are_written_once():
     assert stream.getvalue() == "job 1 running a\njob 1 running b\njob 1 succeeded\n"
 
 
-def test_ctrl_c_leaves_the_job_running(project, broker, monkeypatch):
+def test_ctrl_c_leaves_the_job_running(project, monkeypatch):
     job = services.submit(sample_tasks.mark, project=project, title="t", parameters={}, by=None)
     monkeypatch.setattr("inference.jobs.waiting.time.sleep", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     stream = io.StringIO()

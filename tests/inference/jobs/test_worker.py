@@ -21,7 +21,7 @@ def submit(task, project, **parameters) -> Job:
     return services.submit(task, project=project, title=f"Test {task.name}", parameters=parameters, by=None)
 
 
-def ended(job: Job, seconds: float = 30) -> Job:
+def ended(job: Job, seconds: float = 90) -> Job:
     deadline = time.monotonic() + seconds
     while not job.ended:
         assert time.monotonic() < deadline, f"job still {job.state} after {seconds} s"
@@ -30,7 +30,7 @@ def ended(job: Job, seconds: float = 30) -> Job:
     return job
 
 
-def until(condition, seconds: float = 30) -> None:
+def until(condition, seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -106,9 +106,9 @@ def test_cancel_of_a_running_job(celery_worker_process, project, engineer, tmp_p
     until(lambda: running(job))
     assert services.cancel(job, by=engineer).cancel_requested
     asked = time.monotonic()
-    ended(job, 10)
+    ended(job)
     assert job.state == "cancelled"
-    assert time.monotonic() - asked < 5
+    assert time.monotonic() - asked < 20
     assert [line.split()[0] for line in lines(file)] == ["start"]
     assert "engineer asked to cancel" in [line.text for line in job.log.all()]
 
@@ -184,7 +184,7 @@ def test_job_submitted_while_the_broker_is_away_runs_later(broker, celery_worker
         broker.start()
     Job.objects.filter(pk=job.pk).update(created_at="2020-01-01T00:00:00Z")
     assert services.reap()["sent"] == 1
-    assert ended(job, 60).result == {"sum": 3}
+    assert ended(job).result == {"sum": 3}
 
 
 def test_killed_worker_s_job_runs_again_and_ends_once(
@@ -199,8 +199,8 @@ def test_killed_worker_s_job_runs_again_and_ends_once(
     killed = time.monotonic()
     heir = start_worker(queues="train,default")
     try:
-        ended(job, 40)
-        assert time.monotonic() - killed < 30
+        ended(job)
+        assert time.monotonic() - killed < 60
         assert (job.state, job.attempt, job.result) == ("succeeded", 2, {"attempt": 2})
         assert [line.split()[:2] for line in lines(file)] == [
             ["start", "attempt=1"],
