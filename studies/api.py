@@ -34,10 +34,10 @@ class StudySerializer(serializers.ModelSerializer):
 
 
 class SeriesSerializer(serializers.ModelSerializer):
-    study = serializers.PrimaryKeyRelatedField(read_only=True)
+    study: Any = serializers.PrimaryKeyRelatedField(read_only=True)
     study_instance_uid = serializers.CharField(source="study.study_instance_uid")
     project = serializers.SlugField(source="study.project.slug")
-    created_by = serializers.SlugRelatedField(read_only=True, slug_field="username")
+    created_by: Any = serializers.SlugRelatedField(read_only=True, slug_field="username")
 
     class Meta:
         model = Series
@@ -75,9 +75,8 @@ class SeriesViewSet(viewsets.ReadOnlyModelViewSet):
     queryset = Series.objects.none()
 
     def get_queryset(self) -> Any:
-        found = (
-            Series.objects.visible_to(self.request.user).select_related("study__project", "created_by").order_by("pk")
-        )
+        user: Any = self.request.user
+        found = Series.objects.visible_to(user).select_related("study__project", "created_by").order_by("pk")
         query = self.request.query_params
         if "study" in query:
             if not query["study"].isdigit():
@@ -122,7 +121,8 @@ class ImportViewSet(mixins.RetrieveModelMixin, mixins.CreateModelMixin, viewsets
 
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         batch = self._batch(request)
-        names = request.data.getlist("names")
+        data: Any = request.data
+        names = data.getlist("names")
         files = request.FILES.getlist("files")
         if not files:
             raise ValidationError({"files": "No file was sent."})
@@ -132,7 +132,8 @@ class ImportViewSet(mixins.RetrieveModelMixin, mixins.CreateModelMixin, viewsets
 
     def _batch(self, request: Request) -> ImportBatch:
         user: Any = request.user
-        number = str(request.data.get("batch") or "")
+        data: Any = request.data
+        number = str(data.get("batch") or "")
         if number:
             if not number.isdigit():
                 raise ValidationError({"batch": "The number of an import is needed."})
@@ -140,7 +141,7 @@ class ImportViewSet(mixins.RetrieveModelMixin, mixins.CreateModelMixin, viewsets
             batch = get_object_or_404(own.select_related("project"), pk=int(number))
             self._require(batch.project)
             return batch
-        slug = str(request.data.get("project") or "")
+        slug = str(data.get("project") or "")
         project = Project.objects.visible_to(user).filter(slug=slug).first()
         if project is None:
             raise NotFound(f"There is no project “{slug[:60]}” that you may see.")

@@ -1,8 +1,8 @@
 """A DICOM Part 10 file read up to and around its pixels, without decoding anything.
 
 The walk looks at tags and lengths only, so its cost depends on the header and not on the images. It reads Implicit and
-Explicit VR, little and big endian, deflated and every encapsulated transfer syntax (PS3.5, PS3.10). `pydicom` is the
-judge (see tests) and the fallback for files that are malformed in a way that it happens to survive.
+Explicit VR, little and big endian, deflated and every encapsulated transfer syntax (PS3.5, PS3.10). The tests
+hold it against `pydicom`. A structure that contradicts itself is refused, not guessed at.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydicom.datadict import dictionary_VR, private_dictionary_VR
-from pydicom.uid import UID, UID_dictionary
+from studies.dicom.preamble import guess_transfer_syntax, has_preamble
+from studies.dicom.vr import (
+    DEFLATED,
+    EXPLICIT_BE,
+    EXPLICIT_LE,
+    IMPLICIT_LE,
+    KNOWN_VRS,
+    LONG_VRS,
+    VR_NAMES,
+    private_vr,
+    vr_of,
+)
 
-IMPLICIT_LE = "1.2.840.10008.1.2"
-EXPLICIT_LE = "1.2.840.10008.1.2.1"
-DEFLATED_LE = "1.2.840.10008.1.2.1.99"
-EXPLICIT_BE = "1.2.840.10008.1.2.2"
-DEFLATED = frozenset({DEFLATED_LE, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
+__all__ = ["DEFLATED", "EXPLICIT_BE", "EXPLICIT_LE", "IMPLICIT_LE", "Part10", "Part10Error", "mapped", "walk"]
 
 PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 UNDEFINED = 0xFFFFFFFF
@@ -33,13 +38,6 @@ ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 MAX_DEPTH = 64
 MAX_ELEMENTS = 2_000_000
 MAX_INFLATED = 1 << 30
-
-_LONG = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_KNOWN = _LONG | frozenset(
-    vr.encode()
-    for vr in "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()  # noqa: SIM905
-)
-_VR_NAME = {vr: vr.decode() for vr in _KNOWN}
 
 # One element: VR, offset and length of its value in the buffer, items of a sequence (else None).
 Element = tuple[str, int, int, "list[Item] | None"]
@@ -120,27 +118,6 @@ def tag_name(tag: int) -> str:
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
-@lru_cache(maxsize=8192)
-def vr_of(tag: int) -> str:
-    """The VR of PS3.6; several ("US or SS") where it depends on the data set; "UN" where the tag is unknown."""
-    if tag & 0xFFFF == 0:
-        return "UL"
-    if (tag >> 16) & 1:
-        return "LO" if 0x10 <= (tag & 0xFFFF) <= 0xFF else "UN"
-    try:
-        return dictionary_VR(tag)
-    except KeyError:
-        return "UN"
-
-
-@lru_cache(maxsize=8192)
-def _private_vr(tag: int, creator: str) -> str:
-    try:
-        return private_dictionary_VR(tag, creator)
-    except KeyError:
-        return "UN"
-
-
 class _Walk:
     def __init__(self, buffer: Any) -> None:
         self.buffer = buffer
@@ -171,15 +148,15 @@ class _Walk:
                     (length,) = long(buffer, position + 4)
                     position += 8
                     vr = ""
-                elif code in _LONG:
+                elif code in LONG_VRS:
                     if position + 12 > end:
                         raise self._truncated(tag, position, 12, end)
                     (length,) = long(buffer, position + 8)
                     position += 12
-                    vr = _VR_NAME[code]
-                elif code in _KNOWN:
+                    vr = VR_NAMES[code]
+                elif code in KNOWN_VRS:
                     position += 8
-                    vr = _VR_NAME[code]
+                    vr = VR_NAMES[code]
                 elif b"AA" <= code <= b"ZZ":
                     position += 8
                     vr = "UN"
@@ -293,7 +270,7 @@ class _Walk:
             creator = found.get(group << 16 | number >> 8)
             if creator is not None and creator[2] <= 64:
                 name = bytes(self.buffer[creator[1] : creator[1] + creator[2]]).decode("latin-1").rstrip(" \0")
-                known = _private_vr(tag, name)
+                known = private_vr(tag, name)
         if " or " in known:
             known = self._resolve(tag, known, found, parent)
         if length == UNDEFINED and vr == "UN" and known != "SQ":
@@ -322,29 +299,6 @@ class _Walk:
             f"The file ends early: element {tag_name(tag)} at byte {position:,} announces {length:,} bytes, "
             f"{max(0, end - position):,} are left.",
         )
-
-
-def has_preamble(head: bytes) -> bool:
-    return head[128:132] == b"DICM"
-
-
-def looks_like_dataset(head: bytes) -> bool:
-    """Whether bytes without the DICM mark may be a bare data set: a low even group and a plausible length."""
-    if len(head) < 16:
-        return False
-    for order in "<>":
-        group, _, length = struct.unpack(order + "HHI", head[:8])
-        if group in (0x0002, 0x0008) and (head[4:6] in _KNOWN or length < 4096):
-            return True
-    return False
-
-
-def guess_transfer_syntax(head: bytes) -> str:
-    """The syntax of a data set whose meta header does not say it."""
-    little = struct.unpack("<H", head[:2])[0]
-    if head[4:6] in _KNOWN:
-        return EXPLICIT_LE if little < 0x0100 else EXPLICIT_BE
-    return IMPLICIT_LE
 
 
 def inflate(buffer: Any, start: int) -> bytes:
@@ -389,9 +343,9 @@ def walk(buffer: Any) -> Part10:
         reader = _Walk(buffer)
     implicit, order = syntax == IMPLICIT_LE, ">" if syntax == EXPLICIT_BE else "<"
     first = bytes(buffer[start + 4 : start + 6])
-    if implicit and first in _KNOWN:
+    if implicit and first in KNOWN_VRS:
         implicit = False  # the meta header is wrong; the data set shows it
-    elif not implicit and len(first) == 2 and first not in _KNOWN and not b"AA" <= first <= b"ZZ":
+    elif not implicit and len(first) == 2 and first not in KNOWN_VRS and not b"AA" <= first <= b"ZZ":
         implicit = True
     dataset, _ = reader.dataset(start, len(buffer), implicit, order, 0)
     return Part10(buffer, meta, dataset, syntax, start, reader.fragments, reader.basic_offsets)
@@ -402,7 +356,7 @@ def _meta(reader: _Walk, position: int) -> tuple[Item, int]:
     buffer, meta = reader.buffer, Item(False, "<")
     while position + 8 <= reader.size and bytes(buffer[position : position + 2]) == b"\x02\x00":
         _, number, code, length = struct.unpack_from("<HH2sH", buffer, position)
-        if code in _LONG:
+        if code in LONG_VRS:
             if position + 12 > reader.size:
                 raise Part10Error("truncated", "The file ends inside its meta header.")
             (length,) = struct.unpack_from("<I", buffer, position + 8)
@@ -411,7 +365,7 @@ def _meta(reader: _Walk, position: int) -> tuple[Item, int]:
             position += 8
         if position + length > reader.size:
             raise Part10Error("truncated", "The file ends inside its meta header.")
-        meta[0x00020000 | number] = (_VR_NAME.get(code, "UN"), position, length, None)
+        meta[0x00020000 | number] = (VR_NAMES.get(code, "UN"), position, length, None)
         position += length
     return meta, position
 
@@ -434,26 +388,9 @@ def mapped(path: Path | str) -> Iterator[Any]:
             yield view
 
 
-@lru_cache(maxsize=1024)
-def is_image_class(sop_class_uid: str) -> bool:
-    """Whether objects of this SOP class must have pixel data."""
-    name = UID(sop_class_uid).name if sop_class_uid in UID_dictionary else ""
-    return "Image Storage" in name or name in {
-        "Segmentation Storage",
-        "Parametric Map Storage",
-        "Label Map Segmentation Storage",
-    }
-
-
-def meta_header(transfer_syntax_uid: str, sop_class_uid: str, sop_instance_uid: str) -> bytes:
-    """Preamble and meta header for a data set that came without one (PS3.10 7.1)."""
-
-    def ui(number: int, value: str) -> bytes:
-        data = value.encode()
-        data += b"\0" * (len(data) % 2)
-        return struct.pack("<HH2sH", 2, number, b"UI", len(data)) + data
-
-    body = struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2) + b"\0\1"
-    body += ui(2, sop_class_uid) + ui(3, sop_instance_uid) + ui(0x10, transfer_syntax_uid)
-    body += ui(0x12, "1.2.826.0.1.3680043.8.498.1")
-    return b"\0" * 128 + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(body)) + body
+def walk_bare(buffer: Any, transfer_syntax_uid: str) -> Part10:
+    """Walk a data set that has neither preamble nor meta header. Raises `Part10Error`."""
+    order = ">" if transfer_syntax_uid == EXPLICIT_BE else "<"
+    reader = _Walk(buffer)
+    dataset, _ = reader.dataset(0, len(buffer), transfer_syntax_uid == IMPLICIT_LE, order, 0)
+    return Part10(buffer, Item(False, "<"), dataset, transfer_syntax_uid, 0, reader.fragments, reader.basic_offsets)

@@ -53,12 +53,19 @@ def render(path: Path, frame: int = 0, window: Window | None = None) -> np.ndarr
             dataset = dcmread(path, defer_size=4096, specific_tags=None)
             if int(dataset.get("Rows") or 0) * int(dataset.get("Columns") or 0) > MAX_PIXELS:
                 raise RenderError("The image is too large for a picture.")
-            pixels = pixel_array(path, index=frame)
-            return picture(pixels, dataset, frame, window)
+            return picture(decoded(path, frame), dataset, frame, window)
     except RenderError:
         raise
     except Exception as error:  # decoders raise whatever they like on bytes they cannot decode
         raise RenderError(f"The pixels cannot be decoded ({type(error).__name__}).") from error
+
+
+def decoded(path: Path, frame: int, *, raw: bool = False) -> np.ndarray:
+    """The stored values of one frame; colours as RGB, or with `raw` as in the file. Raises what decoders raise."""
+    try:
+        return pixel_array(path, index=frame, raw=raw)
+    except (AttributeError, ValueError):  # reading by position fails on deflated files and misplaced fragments
+        return pixel_array(dcmread(path), index=frame, raw=raw)
 
 
 def picture(pixels: np.ndarray, dataset: Dataset, frame: int = 0, window: Window | None = None) -> np.ndarray:

@@ -60,7 +60,7 @@ def instances_below(scope: Scope, study: str, series: str | None, instance: str 
     if instance is not None and series is not None:
         return Instance.objects.filter(pk=find_instance(scope, study, series, instance).pk)
     if series is not None:
-        rows = Instance.objects.filter(series=find_series(scope, study, series))
+        rows: QuerySet[Instance] = Instance.objects.filter(series=find_series(scope, study, series))
     else:
         rows = scope.instances.filter(series__study=find_study(scope, study))
     return rows.order_by("series__series_number", "series_id", "instance_number", "pk")

@@ -11,7 +11,7 @@ from django.db.models import CharField, Lookup, Q
 from django.http import QueryDict
 from pydicom.datadict import keyword_dict
 
-from studies.dicom.part10 import vr_of
+from studies.dicom.vr import vr_of
 from studies.dicomweb.problems import Problem
 
 RESERVED = frozenset({"limit", "offset", "fuzzymatching", "includefield", "accept", "charset", "orderby"})
@@ -27,10 +27,10 @@ class ILike(Lookup):
 
     lookup_name = "ilike"
 
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
         left, left_values = self.process_lhs(compiler, connection)
         right, right_values = self.process_rhs(compiler, connection)
-        return f"{left} ILIKE {right}", [*left_values, *right_values]
+        return f"{left} ILIKE {right}", (*left_values, *right_values)
 
     def get_prep_lookup(self) -> Any:
         return self.rhs

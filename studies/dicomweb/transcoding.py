@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import dcmread
-from pydicom.pixels import pixel_array
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from studies.dicom.part10 import EXPLICIT_LE
+from studies.dicom.rendering import decoded
+from studies.dicom.vr import EXPLICIT_LE
 from studies.dicomweb.answers import Payload
 from studies.dicomweb.negotiation import DICOM
 from studies.dicomweb.problems import Problem
@@ -50,7 +50,7 @@ def decoded_frame(path: Path, index: int) -> bytes:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            frame = pixel_array(path, index=index, raw=True)
+            frame = decoded(path, index, raw=True)
     except Exception as error:
         raise Problem(406, f"The frame cannot be decompressed ({type(error).__name__}).") from error
     return np.ascontiguousarray(frame, frame.dtype.newbyteorder("<")).tobytes()

@@ -11,6 +11,7 @@ from typing import Any
 from studies.dicom import part10
 from studies.dicom.dicom_json import dicom_json, text_of
 from studies.dicom.frame_table import frame_table, number_of_frames
+from studies.dicom.vr import is_image_class
 from studies.ingest.outcome import Refused
 
 _UID = re.compile(r"[0-9.]{1,64}\Z")
@@ -65,7 +66,7 @@ def of_walk(file: part10.Part10) -> Header:
             raise Refused("no_identity", f"{_KEYWORDS[tag]} {part10.tag_name(tag)} {what}.")
     if not _UID.match(sop_class):
         raise Refused("no_identity", "SOPClassUID (0008,0016) is missing.")
-    is_image = part10.is_image_class(sop_class)
+    is_image = is_image_class(sop_class)
     if is_image and file.pixel_element is None:
         raise Refused("no_pixel_data", "The object is an image, but it has no pixel data (7FE0,0010).")
     frames = number_of_frames(file)

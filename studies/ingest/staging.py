@@ -17,7 +17,7 @@ from typing import IO
 
 from django.conf import settings
 
-from studies.dicom import part10
+from studies.dicom import part10, preamble
 from studies.ingest import header, limits
 from studies.ingest.outcome import Refused
 
@@ -79,7 +79,7 @@ def _walked(path: Path, name: str, size: int, sha256: str) -> Staged:
         raise Refused("empty", "The file is empty.", keep=False)
     with open(path, "rb") as file:
         head = file.read(132)
-    if not part10.has_preamble(head):
+    if not preamble.has_preamble(head):
         size, sha256 = _give_preamble(path, head)
     return Staged(name=name, path=path, size=size, sha256=sha256, header=header.read(path))
 
@@ -97,7 +97,7 @@ def _copy(source: Source, target: Path, limit: int) -> tuple[int, str]:
         head = b""
         while len(head) < 132 and (piece := reader.read(132 - len(head))):  # type: ignore[union-attr]
             head += piece
-        if head and not part10.has_preamble(head) and not part10.looks_like_dataset(head):
+        if head and not preamble.has_preamble(head) and not preamble.looks_like_dataset(head):
             raise Refused("not_dicom", "This is not a DICOM file: the mark DICM is missing at byte 128.", keep=False)
         with open(target, "wb") as out:
             piece = head
@@ -121,19 +121,16 @@ def _give_preamble(path: Path, head: bytes) -> tuple[int, str]:
         "This is not a DICOM file: the mark DICM is missing at byte 128, and no data set starts here.",
         keep=False,
     )
-    if not part10.looks_like_dataset(head):
+    if not preamble.looks_like_dataset(head):
         raise not_dicom
     if head[:2] == b"\x02\x00":
         prefix = b"\0" * 128 + b"DICM"
     else:
-        syntax = part10.guess_transfer_syntax(head)
-        prefix = part10.meta_header(syntax, "", "")
+        syntax = preamble.guess_transfer_syntax(head)
+        prefix = preamble.meta_header(syntax, "", "")
         with part10.mapped(path) as buffer:
             try:
-                item, _ = part10._Walk(buffer).dataset(
-                    0, len(buffer), syntax == part10.IMPLICIT_LE, ">" if syntax == part10.EXPLICIT_BE else "<", 0
-                )
-                bare = part10.Part10(buffer, part10.Item(False, "<"), item, syntax, 0)
+                bare = part10.walk_bare(buffer, syntax)
                 sop_class, sop_instance = bare.text(0x00080016), bare.text(0x00080018)
             except part10.Part10Error as error:
                 if error.code == "truncated" and len(buffer) > 512:
@@ -141,7 +138,7 @@ def _give_preamble(path: Path, head: bytes) -> tuple[int, str]:
                 raise not_dicom from error
         if not sop_class:
             raise not_dicom
-        prefix = part10.meta_header(syntax, sop_class, sop_instance)
+        prefix = preamble.meta_header(syntax, sop_class, sop_instance)
     whole = path.with_suffix(".whole")
     with open(path, "rb") as old:
         size, sha256 = 0, hashlib.sha256()

@@ -31,7 +31,7 @@ def open_batch(project: Project, source: ImportBatch.Source | str, by: User | No
 
 
 def store_file(
-    source: Source,
+    source: Source | Refused,
     *,
     batch: ImportBatch,
     name: str = "",
@@ -176,8 +176,7 @@ def _write_refusals(batch: ImportBatch, entries: list[Staged | tuple[str, Refuse
 def _count(batch: ImportBatch, outcomes: list[Outcome]) -> None:
     totals = {state: sum(outcome.state is state for outcome in outcomes) for state in State}
     ImportBatch.objects.filter(pk=batch.pk).update(
-        **{state.value: F(state.value) + number for state, number in totals.items() if number}
-        or {"stored": F("stored")}
+        **{state.value: F(state.value) + number for state, number in totals.items()}
     )
 
 
