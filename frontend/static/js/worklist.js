@@ -34,7 +34,28 @@ if (area) {
     for (const box of boxes()) box.checked = false;
     count();
   });
-  document.addEventListener("htmx:afterSwap", (event) => { if (event.detail.target === area) count(); });
+  // A choice asks at once; the text asks while it is typed, so that leaving its field must not ask again.
+  document.getElementById("filters").addEventListener("change", (event) => {
+    if (event.target.id !== "find") window.htmx.trigger("#filters", "pick");
+  });
+  // Studies that are still there after an answer keep their selection, and the focus stays where it was.
+  let kept = { chosen: new Set(), focused: null };
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    if (event.detail.target !== area) return;
+    const row = document.activeElement?.closest?.("#rows tbody tr");
+    kept = {
+      chosen: new Set(boxes().filter((box) => box.checked).map((box) => box.value)),
+      focused: row?.querySelector("input[name='study']").value ?? null,
+    };
+  });
+  document.addEventListener("htmx:afterSwap", (event) => {
+    if (event.detail.target !== area) return;
+    for (const box of boxes()) {
+      box.checked = kept.chosen.has(box.value);
+      if (box.value === kept.focused) focusRow(box.closest("tr"));
+    }
+    count();
+  });
   document.addEventListener("keydown", (event) => {
     if (!lettersAllowed(event)) return;
     const all = rows();
