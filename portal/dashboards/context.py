@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from django.http import HttpRequest
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 
 from portal.accounts.current import current_project
 from portal.accounts.models import Membership, Project, User
@@ -48,14 +48,10 @@ class Frame:
         here = match.url_name if match else ""
         places, group = [], ""
         for place in PLACES:
-            try:
-                address = reverse(place.route)
-            except NoReverseMatch:
-                continue
             places.append(
                 {
                     "label": place.label,
-                    "url": address,
+                    "url": reverse(place.route),
                     "icon": place.icon,
                     "group": place.group if place.group != group else "",
                     "current": here == place.route or here in place.also,
