@@ -9,7 +9,7 @@ from rest_framework.response import Response
 
 from inference.evaluation import services
 from inference.evaluation.models import Evaluation
-from inference.rest import SplitField, find_cohort, find_reference, find_version, need, refusals
+from inference.rest import SplitField, find_cohort, find_reference, find_version, need, refusals, user_of
 from portal.accounts.permissions import Action
 
 
@@ -40,7 +40,7 @@ class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewse
     lookup_value_regex = r"\d+"
 
     def get_queryset(self):
-        found = Evaluation.objects.visible_to(self.request.user).select_related(
+        found = Evaluation.objects.visible_to(user_of(self.request)).select_related(
             "version__model", "reference__cohort", "job"
         )
         for name, field in (("version", "version"), ("cohort", "reference__cohort"), ("reference", "reference")):
@@ -52,7 +52,7 @@ class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewse
         evaluation = self.get_object()
         answer = self.get_serializer(evaluation).data
         if evaluation.finished_at:
-            answer = {**answer, **services.report(evaluation, user=request.user)}
+            answer = {**answer, **services.report(evaluation, user=user_of(request))}
         return Response(answer)
 
     @extend_schema(request=StartEvaluationSerializer, responses={201: EvaluationSerializer})
@@ -67,5 +67,5 @@ class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewse
         need(request, Action.RUN, version.model.project)
         split = "" if values["split"] == "all" else values["split"]
         with refusals():
-            evaluation = services.start(version, cohort, reference=reference, split=split, by=request.user)
+            evaluation = services.start(version, cohort, reference=reference, split=split, by=user_of(request))
         return Response(EvaluationSerializer(evaluation).data, status=201)

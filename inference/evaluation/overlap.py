@@ -65,7 +65,7 @@ def _institutions(cases: Sequence[Case]) -> set[str]:
         .distinct("series")
         .values_list("header", flat=True)
     )
-    found = set()
+    found: set[str] = set()
     for header in first:
         values = json.loads(header).get(INSTITUTION_NAME, {}).get("Value") or []
         found.update(str(value) for value in values if value)

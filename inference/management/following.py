@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO, cast
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -56,7 +56,7 @@ class JobCommand(BaseCommand):
             return None
         try:
             with ensure_workers([job.queue]):
-                job = follow(job, self.stderr._out)
+                job = follow(job, cast(TextIO, self.stderr._out))
         except RuntimeProblem as problem:
             raise CommandError(f"{problem} Job {job.pk} stays in the queue.") from problem
         if job.state != Job.State.SUCCEEDED:

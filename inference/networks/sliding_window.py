@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ def probabilities(
     """
     device = next(network.parameters()).device
     batch = image[None].to(device)
-    mirrors: list[Sequence[int]] = [()]
+    mirrors: list[tuple[int, ...]] = [()]
     for axis in settings.get("mirror", ()):
         mirrors += [(*axes, AXES[axis]) for axes in mirrors]
 

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from inference.jobs.api import JobSerializer
 from inference.prediction import services
 from inference.prediction.models import Prediction
-from inference.rest import SplitField, find_cohort, find_version, need, refusals
+from inference.rest import SplitField, find_cohort, find_version, need, refusals, user_of
 from portal.accounts.permissions import Action
 from studies.models import Study
 
@@ -51,7 +51,7 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewse
     lookup_value_regex = r"\d+"
 
     def get_queryset(self):
-        predictions = Prediction.objects.visible_to(self.request.user).select_related("study", "segmentation")
+        predictions = Prediction.objects.visible_to(user_of(self.request)).select_related("study", "segmentation")
         for name in ("version", "study", "job"):
             if (value := self.request.query_params.get(name, "")).isdigit():
                 predictions = predictions.filter(**{name: int(value)})
@@ -68,11 +68,11 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewse
         cohort = find_cohort(request, values["cohort"]) if "cohort" in values else None
         studies = None
         if "studies" in values:
-            studies = list(Study.objects.visible_to(request.user).filter(pk__in=values["studies"]))
+            studies = list(Study.objects.visible_to(user_of(request)).filter(pk__in=values["studies"]))
             if len(studies) < len(set(values["studies"])):
                 raise Http404
         need(request, Action.RUN, version.model.project)
         split = "" if values["split"] == "all" else values["split"]
         with refusals():
-            job = services.start(version, cohort=cohort, split=split, studies=studies, by=request.user)
+            job = services.start(version, cohort=cohort, split=split, studies=studies, by=user_of(request))
         return Response(JobSerializer(job).data, status=201)

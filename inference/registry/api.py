@@ -10,13 +10,13 @@ from rest_framework.response import Response
 
 from inference.registry import services
 from inference.registry.models import Model, ModelVersion, Promotion, Stage
-from inference.rest import need, refusals
+from inference.rest import need, refusals, user_of
 from portal.accounts.permissions import Action
 
 
 class ModelSerializer(serializers.ModelSerializer):
-    project = serializers.SlugRelatedField(read_only=True, slug_field="slug")
-    versions = serializers.PrimaryKeyRelatedField(many=True, read_only=True)
+    project: serializers.SlugRelatedField = serializers.SlugRelatedField(read_only=True, slug_field="slug")
+    versions: serializers.PrimaryKeyRelatedField = serializers.PrimaryKeyRelatedField(many=True, read_only=True)
 
     class Meta:
         model = Model
@@ -24,7 +24,9 @@ class ModelSerializer(serializers.ModelSerializer):
 
 
 class ModelVersionSerializer(serializers.ModelSerializer):
-    project = serializers.SlugRelatedField(read_only=True, slug_field="slug", source="model.project")
+    project: serializers.SlugRelatedField = serializers.SlugRelatedField(
+        read_only=True, slug_field="slug", source="model.project"
+    )
     model_name = serializers.CharField(read_only=True, source="model.name")
 
     class Meta:
@@ -33,7 +35,7 @@ class ModelVersionSerializer(serializers.ModelSerializer):
 
 
 class PromotionSerializer(serializers.ModelSerializer):
-    by = serializers.SlugRelatedField(read_only=True, slug_field="username")
+    by: serializers.SlugRelatedField = serializers.SlugRelatedField(read_only=True, slug_field="username")
 
     class Meta:
         model = Promotion
@@ -51,7 +53,7 @@ class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
     lookup_value_regex = r"\d+"
 
     def get_queryset(self):
-        models = Model.objects.visible_to(self.request.user).select_related("project").prefetch_related("versions")
+        models = Model.objects.visible_to(user_of(self.request)).select_related("project").prefetch_related("versions")
         if slug := self.request.query_params.get("project"):
             models = models.filter(project__slug=slug)
         return models.order_by("name", "pk")
@@ -65,7 +67,7 @@ class ModelVersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, view
     lookup_value_regex = r"\d+"
 
     def get_queryset(self):
-        versions = ModelVersion.objects.visible_to(self.request.user).select_related("model__project")
+        versions = ModelVersion.objects.visible_to(user_of(self.request)).select_related("model__project")
         asked = self.request.query_params
         for name, field in (("project", "model__project__slug"), ("stage", "stage")):
             if value := asked.get(name):
@@ -84,7 +86,7 @@ class ModelVersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, view
         asked.is_valid(raise_exception=True)
         with refusals():
             version = services.promote(
-                version, asked.validated_data["to"], reason=asked.validated_data["reason"], by=request.user
+                version, asked.validated_data["to"], reason=asked.validated_data["reason"], by=user_of(request)
             )
         return Response(ModelVersionSerializer(version).data)
 

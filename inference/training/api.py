@@ -7,7 +7,7 @@ from rest_framework import mixins, serializers, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from inference.rest import find_cohort, find_project, find_reference, need, refusals
+from inference.rest import find_cohort, find_project, find_reference, need, refusals, user_of
 from inference.training import services
 from inference.training.config import check, parse
 from inference.training.models import TrainingRun
@@ -15,7 +15,7 @@ from portal.accounts.permissions import Action
 
 
 class TrainingRunSerializer(serializers.ModelSerializer):
-    project = serializers.SlugRelatedField(read_only=True, slug_field="slug")
+    project: serializers.SlugRelatedField = serializers.SlugRelatedField(read_only=True, slug_field="slug")
     state = serializers.CharField(read_only=True, source="job.state", default=None)
 
     class Meta:
@@ -27,7 +27,7 @@ class TrainingRunSerializer(serializers.ModelSerializer):
 
 
 class StartTrainingSerializer(serializers.Serializer):
-    project = serializers.CharField(help_text="Slug")
+    project: serializers.CharField = serializers.CharField(help_text="Slug")
     cohort = serializers.IntegerField()
     reference = serializers.IntegerField(required=False, allow_null=True, help_text="The newest where left out")
     name = serializers.CharField(required=False, max_length=120, default="")
@@ -48,7 +48,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, views
     lookup_value_regex = r"\d+"
 
     def get_queryset(self):
-        runs = TrainingRun.objects.visible_to(self.request.user).select_related("project", "job")
+        runs = TrainingRun.objects.visible_to(user_of(self.request)).select_related("project", "job")
         if slug := self.request.query_params.get("project"):
             runs = runs.filter(project__slug=slug)
         return runs.order_by("-pk")
@@ -66,6 +66,11 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, views
         with refusals():
             config = parse(values["toml"]) if "toml" in values else check(values["config"])
             run = services.start(
-                project=project, config=config, cohort=cohort, reference=reference, name=values["name"], by=request.user
+                project=project,
+                config=config,
+                cohort=cohort,
+                reference=reference,
+                name=values["name"],
+                by=user_of(request),
             )
         return Response(TrainingRunSerializer(run).data, status=201)

@@ -119,7 +119,7 @@ class _Report(pl.Callback):
         done = module.clock.fraction(trainer.global_step)
         self.watcher.progress(done, self._words(trainer, module))
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, module: Any, *args: Any, **kwargs: Any) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         self.watcher.check()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:

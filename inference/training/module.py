@@ -68,7 +68,7 @@ class SegmentationModule(pl.LightningModule):
                 in_channels=1,
                 out_channels=len(structures) + 1,
                 parameters=spec["parameters"],
-            ).to(memory_format=torch.channels_last_3d)
+            ).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         losses = {
             "dice_ce": lambda: DiceCELoss(to_onehot_y=True, softmax=True),
