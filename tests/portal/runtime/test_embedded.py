@@ -154,3 +154,21 @@ def test_open_and_close_set_and_clear_the_environment(tmp_path: Path, monkeypatc
     finally:
         services.close()
     assert "DATABASE_URL" not in os.environ
+
+
+def test_a_backup_restores_into_another_portal(data: Path, tmp_path: Path) -> None:
+    connect = "from django.db import connection; c = connection.cursor(); "
+    make = "c.execute('CREATE TABLE backed (name text)'); c.execute('INSERT INTO backed VALUES (chr(228))')"
+    assert manage(data, "shell", "--no-imports", "-c", connect + make).returncode == 0
+    file = tmp_path / "a dump"
+    made = manage(data, "backup_database", str(file))
+    assert made.returncode == 0, made.stderr
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "exists already" in manage(data, "backup_database", str(file)).stderr
+
+    other = tmp_path / "other"
+    restored = manage(other, "restore_database", str(file))
+    assert restored.returncode == 0, restored.stderr
+    look = "c.execute('SELECT name FROM backed'); print(c.fetchone()[0])"
+    assert manage(other, "shell", "--no-imports", "-c", connect + look).stdout.strip() == "ä"
+    assert "not empty" in manage(other, "restore_database", str(file)).stderr

@@ -1,0 +1,23 @@
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from portal.runtime import dumps
+from portal.runtime.errors import RuntimeProblem
+
+
+class Command(BaseCommand):
+    help = "Writes the database to a new file (pg_dump, custom format); the portal may run meanwhile."
+    requires_system_checks = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", type=Path)
+
+    def handle(self, *, file: Path, **options: Any) -> None:
+        try:
+            dumps.dump(file.absolute())
+        except RuntimeProblem as problem:
+            raise CommandError(str(problem)) from None
+        self.stdout.write(f"Written: {file}")
