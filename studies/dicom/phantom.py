@@ -20,13 +20,13 @@ LABELS = [
     {"number": 1, "name": "Liver"},
     {"number": 2, "name": "Liver lesion"},
 ]
-SHAPE = (28, 72, 72)  # z, y, x
-SPACING = (5.0, 3.5, 3.5)  # mm
+SHAPE = (24, 64, 64)  # z, y, x
+SPACING = (6.0, 4.0, 4.0)  # mm
 COMMENT = "Synthetic phantom with known truth; generated, not acquired from a person"
 
 # Mean values of tissues: HU for CT, arbitrary units for MR (T2-weighted: lesions bright).
 TISSUES = {
-    "CT": {"air": -1000, "fat": -100, "muscle": 50, "bone": 450, "liver": 105, "lesion": 45, "noise": 14},
+    "CT": {"air": -1000, "fat": -100, "muscle": 50, "bone": 450, "liver": 115, "lesion": 50, "noise": 12},
     "MR": {"air": 10, "fat": 520, "muscle": 180, "bone": 90, "liver": 260, "lesion": 470, "noise": 22},
 }
 
