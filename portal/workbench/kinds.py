@@ -114,7 +114,11 @@ def _predictions(job: Job, found: About) -> None:
 
 def _failed_cases(job: Job, found: About) -> None:
     cases = job.result.get("cases") or job.result.get("overlap", {}).get("failed_cases") or []
-    found.failed_cases = [case for case in cases if isinstance(case, dict) and case.get("cause")]
+    found.failed_cases = [
+        {"name": case.get("name") or case.get("case"), "cause": case["cause"], "next_step": case.get("next_step", "")}
+        for case in cases
+        if isinstance(case, dict) and case.get("cause")
+    ]
 
 
 def _address(route: str, *arguments: int) -> str:
