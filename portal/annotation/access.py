@@ -12,15 +12,21 @@ from portal.accounts.permissions import Action, may, role_in
 from portal.annotation.models import Campaign
 
 
+class SignedIn(HttpRequest):
+    """A request behind the login; LoginRequiredMiddleware lets no other through."""
+
+    user: User
+
+
 def campaigns(user: User) -> QuerySet[Campaign]:
     return Campaign.objects.visible_to(user).select_related("project", "cohort", "ai_version__model", "created_by")
 
 
-def campaign_of(request: HttpRequest, pk: int) -> Campaign:
+def campaign_of(request: SignedIn, pk: int) -> Campaign:
     return get_object_or_404(campaigns(request.user), pk=pk)
 
 
-def steered(request: HttpRequest, pk: int) -> Campaign:
+def steered(request: SignedIn, pk: int) -> Campaign:
     """A campaign that the user may steer: 404 where it cannot be seen, 403 where the role does not allow it."""
     campaign = campaign_of(request, pk)
     if not manages(request.user, campaign):

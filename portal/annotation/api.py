@@ -56,7 +56,7 @@ class CampaignSerializer(serializers.ModelSerializer):
             "seed", "created_at", "started_at", "closed_at", "readers", "questions", "segments",
         ]  # fmt: skip
         read_only_fields = ["id", "state", "created_at", "started_at", "closed_at"]
-        validators = []  # the service says in words which name is taken
+        validators: list[Any] = []  # the service says in words which name is taken
 
     def get_fields(self) -> dict[str, serializers.Field]:
         fields = super().get_fields()
@@ -116,8 +116,12 @@ class CampaignViewSet(
     queryset = Campaign.objects.none()
     lookup_value_regex = r"\d+"
 
+    @property
+    def user(self) -> Any:
+        return self.request.user
+
     def get_queryset(self):
-        found = access.campaigns(self.request.user).prefetch_related("questions", "segment_labels").order_by("-id")
+        found = access.campaigns(self.user).prefetch_related("questions", "segment_labels").order_by("-id")
         for name, column in (("project", "project__slug"), ("state", "state")):
             if value := self.request.query_params.get(name):
                 found = found.filter(**{column: value})
@@ -132,18 +136,18 @@ class CampaignViewSet(
 
     def _steered(self) -> Campaign:
         campaign = self.get_object()
-        if not access.manages(self.request.user, campaign):
+        if not access.manages(self.user, campaign):
             raise PermissionDenied("Only managers of the project steer its campaigns.")
         return campaign
 
     def _with_results(self) -> Campaign:
         campaign = self.get_object()
-        if not access.sees_results(self.request.user, campaign):
+        if not access.sees_results(self.user, campaign):
             raise PermissionDenied("Readers see each other's answers only when the campaign is closed, if at all.")
         return campaign
 
     def _moved(self, step) -> Response:
-        return Response(self.get_serializer(step(self._steered(), by=self.request.user)).data)
+        return Response(self.get_serializer(step(self._steered(), by=self.user)).data)
 
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
@@ -170,8 +174,8 @@ class CampaignViewSet(
     def progress(self, request: Request, pk: str) -> Response:
         """Of every reader; readers get their own."""
         campaign = self.get_object()
-        everyone = access.sees_everyone(request.user, campaign)
-        found = progress.of_campaign(campaign, only=None if everyone else request.user)
+        everyone = access.sees_everyone(self.user, campaign)
+        found = progress.of_campaign(campaign, only=None if everyone else self.user)
         return Response(
             {
                 "total": found.total,
@@ -236,7 +240,7 @@ class CampaignViewSet(
             campaign = self._steered()
             asked = PublishSerializer(data=request.data)
             asked.is_valid(raise_exception=True)
-            job = consensus.request(campaign, by=request.user, **asked.validated_data)
+            job = consensus.request(campaign, by=self.user, **asked.validated_data)
             return Response({"job": job.pk, "state": job.state}, status=status.HTTP_202_ACCEPTED)
         campaign = self._with_results()
         texts = {str(question.pk): question.text for question in campaign.questions.all()}

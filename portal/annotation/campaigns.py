@@ -228,11 +228,11 @@ def _fill(campaign: Campaign, *, only: User | None = None, avoid: set[tuple[int,
         excluded = holders.get(case, set()) | {who for which, who in avoid if which == case}
         candidates = {who: n for who, n in loads.items() if only is None or who == only.pk}
         for who in assignment.takers(candidates, excluded, lacking):
-            task = own.get((case, who))
-            if task is not None:
-                states.task_after(task, "reinstate")
-                task.state = Task.State.STARTED if task.drafts.exists() else Task.State.OPEN
-                task.save(update_fields=["state"])
+            earlier = own.get((case, who))
+            if earlier is not None:
+                states.task_after(earlier, "reinstate")
+                earlier.state = Task.State.STARTED if earlier.drafts.exists() else Task.State.OPEN
+                earlier.save(update_fields=["state"])
             else:
                 last[who] += 1
                 Task.objects.create(campaign=campaign, case_id=case, reader_id=who, position=last[who])

@@ -42,9 +42,10 @@ class CampaignForm(forms.Form):
     def __init__(self, data: QueryDict | None = None, *, project: Project, user: User, **kwargs: Any) -> None:
         super().__init__(data, **kwargs)
         self.project = project
-        self.fields["cohort"].queryset = Cohort.objects.visible_to(user).filter(project=project).order_by("name")
-        self.fields["readers"].queryset = possible_readers(project)
-        self.fields["ai_version"].queryset = (
+        choices: dict[str, Any] = self.fields
+        choices["cohort"].queryset = Cohort.objects.visible_to(user).filter(project=project).order_by("name")
+        choices["readers"].queryset = possible_readers(project)
+        choices["ai_version"].queryset = (
             ModelVersion.objects.visible_to(user)
             .filter(model__project=project)
             .exclude(stage=Stage.RETIRED)

@@ -85,7 +85,7 @@ def of_campaign(campaign: Campaign, *, only: User | None = None) -> CampaignProg
         .annotate(
             total=Count("pk"),
             submitted=Count("pk", filter=Q(state=S.SUBMITTED)),
-            drafts=Count("pk", filter=Q(state=S.STARTED)),
+            started=Count("pk", filter=Q(state=S.STARTED)),
             skipped=Count("pk", filter=Q(state=S.SKIPPED)),
             flagged=Count("pk", filter=~Q(flag="")),
         )
@@ -104,14 +104,14 @@ def of_campaign(campaign: Campaign, *, only: User | None = None) -> CampaignProg
     daily = _daily(campaign, today)
     readers = []
     for pk in sorted(members, key=lambda pk: str(users[pk]).casefold()):
-        row = counts.get(pk, {"total": 0, "submitted": 0, "drafts": 0, "skipped": 0, "flagged": 0})
+        row = counts.get(pk, {"total": 0, "submitted": 0, "started": 0, "skipped": 0, "flagged": 0})
         readers.append(
             ReaderProgress(
                 reader=users[pk],
                 active=pk in active,
                 total=row["total"],
                 submitted=row["submitted"],
-                drafts=row["drafts"],
+                drafts=row["started"],
                 skipped=row["skipped"],
                 flagged=row["flagged"],
                 median_seconds=median_agreement(seconds.get(pk, []), name="median time"),

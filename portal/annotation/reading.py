@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from django.db import transaction
@@ -30,6 +31,10 @@ class ReadBack:
     sop_instance_uid: str
     series_instance_uid: str
     sha256: str
+
+    @property
+    def saved_at(self) -> datetime:
+        return self.record.saved_at if isinstance(self.record, Draft) else self.record.submitted_at
 
     @property
     def intact(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
@@ -17,11 +17,12 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from portal.accounts.permissions import Action, may
 from portal.annotation import reading, states, task_state
+from portal.annotation.access import SignedIn
 from portal.annotation.errors import AnnotationError, Incomplete, NotReadable, StaleDraft
 from portal.annotation.models import Campaign, Task
 
 
-def own_task(request: HttpRequest, pk: int) -> Task:
+def own_task(request: SignedIn, pk: int) -> Task:
     """The reader's own task. 404 for everybody else's, 403 where the reader lost the right to read."""
     task = get_object_or_404(
         Task.objects.visible_to(request.user)
@@ -42,7 +43,7 @@ def _answers(view: Callable[..., dict[str, Any]]) -> Callable[..., HttpResponse]
     """Answer with what the view returns, and with words and a status where it cannot be done."""
 
     @wraps(view)
-    def wrapped(request: HttpRequest, pk: int) -> HttpResponse:
+    def wrapped(request: SignedIn, pk: int) -> HttpResponse:
         task = own_task(request, pk)
         try:
             return JsonResponse(view(request, task))
@@ -67,7 +68,7 @@ class _BadBody(Exception):
     pass
 
 
-def _body(request: HttpRequest) -> dict[str, Any]:
+def _body(request: SignedIn) -> dict[str, Any]:
     try:
         body = json.loads(request.body or b"{}")
     except ValueError:
@@ -87,7 +88,7 @@ def _whole(body: dict[str, Any], key: str, default: int | None = None) -> int:
 @require_GET
 @never_cache
 @ensure_csrf_cookie
-def reading_task(request: HttpRequest, pk: int) -> HttpResponse:
+def reading_task(request: SignedIn, pk: int) -> HttpResponse:
     task = own_task(request, pk)
     if not states.readable(task):
         try:
@@ -100,14 +101,14 @@ def reading_task(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_GET
 @_answers
-def reading_state(request: HttpRequest, task: Task) -> dict[str, Any]:
+def reading_state(request: SignedIn, task: Task) -> dict[str, Any]:
     states.require_readable(task)
     return task_state.state(task)
 
 
 @require_http_methods(["GET", "POST"])
 @_answers
-def reading_draft(request: HttpRequest, task: Task) -> dict[str, Any]:
+def reading_draft(request: SignedIn, task: Task) -> dict[str, Any]:
     """GET: the newest draft, read back. POST: save a draft on top of `base_version`."""
     if request.method == "GET":
         newest = reading.newest_draft(task)
@@ -123,14 +124,14 @@ def reading_draft(request: HttpRequest, task: Task) -> dict[str, Any]:
     return {
         "version": stored.record.version,
         "digest": stored.digest,
-        "saved_at": stored.record.saved_at.isoformat(),
+        "saved_at": stored.saved_at.isoformat(),
         "segmentation": task_state.draft_json(stored, task.active_seconds)["segmentation"],
     }
 
 
 @require_POST
 @_answers
-def reading_submit(request: HttpRequest, task: Task) -> dict[str, Any]:
+def reading_submit(request: SignedIn, task: Task) -> dict[str, Any]:
     body = _body(request)
     stored = reading.submit(
         task, base_version=_whole(body, "base_version"), active_seconds=_whole(body, "active_seconds", 0)
@@ -140,21 +141,21 @@ def reading_submit(request: HttpRequest, task: Task) -> dict[str, Any]:
 
 @require_POST
 @_answers
-def reading_skip(request: HttpRequest, task: Task) -> dict[str, Any]:
+def reading_skip(request: SignedIn, task: Task) -> dict[str, Any]:
     reading.skip(task)
     return {"next_url": task_state.next_url(task)}
 
 
 @require_POST
 @_answers
-def reading_flag(request: HttpRequest, task: Task) -> dict[str, Any]:
+def reading_flag(request: SignedIn, task: Task) -> dict[str, Any]:
     task = reading.flag(task, str(_body(request).get("text") or ""))
     return {"flag": task.flag}
 
 
 @require_GET
 @never_cache
-def reading_next(request: HttpRequest, pk: int) -> HttpResponse:
+def reading_next(request: SignedIn, pk: int) -> HttpResponse:
     """To the reader's next open case; to the list of campaigns where all is read."""
     campaign = get_object_or_404(Campaign.objects.visible_to(request.user), pk=pk)
     own = Task.objects.visible_to(request.user).filter(campaign=campaign, reader=request.user)

@@ -7,7 +7,7 @@ from portal.annotation.models import Campaign, Task
 
 C, T = Campaign.State, Task.State
 
-CAMPAIGN_STEPS: dict[str, tuple[frozenset[C], C]] = {
+CAMPAIGN_STEPS: dict[str, tuple[frozenset[Campaign.State], Campaign.State]] = {
     "discard": (frozenset({C.DRAFT}), C.DRAFT),
     "start": (frozenset({C.DRAFT}), C.READING),
     "pause": (frozenset({C.READING}), C.PAUSED),
@@ -18,7 +18,7 @@ CAMPAIGN_STEPS: dict[str, tuple[frozenset[C], C]] = {
     "publish": (frozenset({C.READING, C.PAUSED, C.CLOSED}), C.CLOSED),
 }
 
-TASK_STEPS: dict[str, tuple[frozenset[T], T]] = {
+TASK_STEPS: dict[str, tuple[frozenset[Task.State], Task.State]] = {
     "save": (frozenset({T.OPEN, T.STARTED, T.SKIPPED}), T.STARTED),
     "revise": (frozenset({T.SUBMITTED}), T.SUBMITTED),
     "submit": (frozenset({T.STARTED, T.SUBMITTED}), T.SUBMITTED),
@@ -40,7 +40,7 @@ def steps_of(campaign: Campaign) -> list[str]:
     return [step for step in CAMPAIGN_STEPS if can(campaign, step)]
 
 
-def after(campaign: Campaign, step: str) -> C:
+def after(campaign: Campaign, step: str) -> Campaign.State:
     """The state that `step` leads to; CampaignError where it is not allowed now."""
     if not can(campaign, step):
         raise CampaignError(
@@ -77,7 +77,7 @@ def require_readable(task: Task) -> None:
         )
 
 
-def task_after(task: Task, step: str) -> T:
+def task_after(task: Task, step: str) -> Task.State:
     if not task_can(task, step):
         raise NotReadable(
             f"A case that is {task.get_state_display().lower()} cannot do this: {step}.", "Reload the page."

@@ -81,7 +81,7 @@ def draft_json(stored: reading.ReadBack, active_seconds: int) -> dict[str, Any]:
         "answers": stored.record.answers,
         "segmentation": segmentation,
         "active_seconds": active_seconds,
-        "saved_at": stored.record.saved_at.isoformat(),
+        "saved_at": stored.saved_at.isoformat(),
         "digest": stored.digest,
         "intact": stored.intact,
     }

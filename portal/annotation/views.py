@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Exists, OuterRef, Q
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -15,7 +15,8 @@ from portal.accounts.current import current_project
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, projects_where
 from portal.annotation import access, agreement, campaigns, consensus, export, progress, states
-from portal.annotation.errors import AnnotationError
+from portal.annotation.access import SignedIn
+from portal.annotation.errors import AnnotationError, CampaignError
 from portal.annotation.forms import CampaignForm, ConsensusForm, Row, possible_readers
 from portal.annotation.models import Campaign, CampaignReader, Consensus, Question, Task
 from studies.cohorts.models import Cohort
@@ -36,7 +37,7 @@ PAGE = 100
 
 
 @require_GET
-def campaign_list(request: HttpRequest) -> HttpResponse:
+def campaign_list(request: SignedIn) -> HttpResponse:
     found = access.campaigns(request.user)
     project = current_project(request)
     if project is not None:
@@ -57,7 +58,7 @@ def campaign_list(request: HttpRequest) -> HttpResponse:
 
 
 @require_http_methods(["GET", "POST"])
-def campaign_create(request: HttpRequest) -> HttpResponse:
+def campaign_create(request: SignedIn) -> HttpResponse:
     managed = projects_where(request.user, Action.MANAGE).order_by("name")
     wanted = request.POST.get("project") or request.GET.get("project")
     current = current_project(request)
@@ -125,12 +126,12 @@ def open_cases(project) -> dict[int, int]:
 
 
 @require_GET
-def campaign(request: HttpRequest, pk: int) -> HttpResponse:
+def campaign(request: SignedIn, pk: int) -> HttpResponse:
     found = access.campaign_of(request, pk)
     return render(request, "annotation/campaign.html", campaign_context(request, found))
 
 
-def campaign_context(request: HttpRequest, found: Campaign) -> dict[str, Any]:
+def campaign_context(request: SignedIn, found: Campaign) -> dict[str, Any]:
     user = request.user
     manages, results = access.manages(user, found), access.sees_results(user, found)
     everyone = access.sees_everyone(user, found)
@@ -181,7 +182,7 @@ def with_images(found: Campaign, disagreements: list) -> list[dict[str, Any]]:
 
 
 @require_GET
-def campaign_agreement(request: HttpRequest, pk: int) -> HttpResponse:
+def campaign_agreement(request: SignedIn, pk: int) -> HttpResponse:
     """The heat map alone, of the question or segment that `show` names."""
     found = access.campaign_of(request, pk)
     if not access.sees_results(request.user, found):
@@ -192,7 +193,7 @@ def campaign_agreement(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_POST
-def campaign_step(request: HttpRequest, pk: int, step: str) -> HttpResponse:
+def campaign_step(request: SignedIn, pk: int, step: str) -> HttpResponse:
     found = access.steered(request, pk)
     if step == "discard":
         return _told(request, found, lambda: campaigns.discard(found, by=request.user), "Draft discarded.", "campaigns")
@@ -202,34 +203,33 @@ def campaign_step(request: HttpRequest, pk: int, step: str) -> HttpResponse:
 
 
 @require_POST
-def campaign_readers(request: HttpRequest, pk: int) -> HttpResponse:
+def campaign_readers(request: SignedIn, pk: int) -> HttpResponse:
     """Add or remove a reader, or give open cases to others."""
     found = access.steered(request, pk)
     action = request.POST.get("action")
     reader = (
         User.objects.filter(pk=request.POST["reader"]).first() if request.POST.get("reader", "").isdigit() else None
     )
-    if action != "reassign" and reader is None:
-        messages.error(request, "Choose a reader.")
-        return redirect("campaign", pk=pk)
+    if action not in ("add", "remove", "reassign"):
+        raise Http404("no such action")
 
     def act() -> str:
+        if action == "reassign":
+            assigned = campaigns.reassign_open(found, by=request.user, reader=reader)
+            return f"{assigned} cases assigned to readers with the least to do."
+        if reader is None:
+            raise CampaignError("No reader is chosen.", "Choose one.")
         if action == "add":
             assigned = campaigns.add_reader(found, reader, by=request.user)
             return f"{reader} reads now; {assigned} cases assigned."
-        if action == "remove":
-            withdrawn = campaigns.remove_reader(found, reader, by=request.user)
-            return f"{reader} left. Submitted reads are kept; {withdrawn} open cases were taken back."
-        assigned = campaigns.reassign_open(found, by=request.user, reader=reader)
-        return f"{assigned} cases assigned to readers with the least to do."
+        withdrawn = campaigns.remove_reader(found, reader, by=request.user)
+        return f"{reader} left. Submitted reads are kept; {withdrawn} open cases were taken back."
 
-    if action not in ("add", "remove", "reassign"):
-        raise Http404("no such action")
     return _told(request, found, act)
 
 
 @require_POST
-def campaign_consensus(request: HttpRequest, pk: int) -> HttpResponse:
+def campaign_consensus(request: SignedIn, pk: int) -> HttpResponse:
     found = access.steered(request, pk)
     form = ConsensusForm(request.POST)
     if not form.is_valid():
@@ -246,7 +246,7 @@ def campaign_consensus(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_GET
-def campaign_export(request: HttpRequest, pk: int, extension: str) -> HttpResponse:
+def campaign_export(request: SignedIn, pk: int, extension: str) -> HttpResponse:
     found = access.campaign_of(request, pk)
     if not access.sees_results(request.user, found):
         raise PermissionDenied("Reads are exported by those who do not read in the campaign, or after it is closed.")
@@ -259,7 +259,7 @@ def campaign_export(request: HttpRequest, pk: int, extension: str) -> HttpRespon
 
 
 @require_http_methods(["GET", "POST"])
-def campaign_case(request: HttpRequest, pk: int, case: int) -> HttpResponse:
+def campaign_case(request: SignedIn, pk: int, case: int) -> HttpResponse:
     """Every reader's answers to one case side by side, and the manager's decision."""
     found = access.campaign_of(request, pk)
     if not access.sees_results(request.user, found):
@@ -326,7 +326,7 @@ def _answers_to(question: Question, planned: consensus.CasePlan) -> dict[str, An
 
 
 @require_GET
-def my_reading(request: HttpRequest) -> HttpResponse:
+def my_reading(request: SignedIn) -> HttpResponse:
     own = Q(tasks__reader=request.user) & ~Q(tasks__state=Task.State.WITHDRAWN)
     found = (
         access.campaigns(request.user)
@@ -350,7 +350,7 @@ def my_reading(request: HttpRequest) -> HttpResponse:
     return render(request, "annotation/my_reading.html", context)
 
 
-def _told(request: HttpRequest, found: Campaign, act, done: str = "", to: str = "campaign") -> HttpResponse:
+def _told(request: SignedIn, found: Campaign, act, done: str = "", to: str = "campaign") -> HttpResponse:
     """Do it, and say on the next page how it went."""
     try:
         said = act()

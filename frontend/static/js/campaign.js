@@ -69,6 +69,7 @@ if (designer) {
     put("sum-reads", n && overlap ? `${n} × ${overlap} = ${n * overlap}` : "–");
     const low = Math.floor((n * overlap) / readers);
     const high = Math.ceil((n * overlap) / readers);
+    if (readers && overlap > readers) return put("sum-reader", `choose ${overlap - readers} more`);
     put("sum-reader", n && overlap && readers ? (low === high ? `${low} cases` : `${low} or ${high} cases`) : "choose readers");
   };
   designer.addEventListener("input", sum);
