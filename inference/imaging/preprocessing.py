@@ -203,7 +203,15 @@ def check(steps: Any, *, where: str = "preprocessing") -> list[Step]:
 
 
 def prepare(volume: Volume, steps: Sequence[Step]) -> Volume:
-    """Run checked steps one after the other; the result is float32 and keeps its place in the patient."""
+    """Run checked steps one after the other; the result is float32 and keeps its place in the patient.
+
+    Raises `PreprocessingError`, also where the image holds values that are no numbers.
+    """
+    if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
+        raise PreprocessingError(
+            "The image holds values that are no numbers (NaN or infinite).",
+            "Correct the image where it was made, and import it again.",
+        )
     for step in steps:
         settings = {key: value for key, value in step.items() if key != "name"}
         volume = OPERATORS[step["name"]].apply(volume, **settings)

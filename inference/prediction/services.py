@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
+from pydicom.dataset import Dataset
 
 from inference.errors import InferenceError, PredictionError
 from inference.jobs.models import Job
@@ -173,6 +174,29 @@ def _predict_one(
     except (InferenceError, ImageError) as error:
         return CaseOutcome(case.name, case.study.pk, FAILED, cause=error.cause, next_step=error.next_step)
     seconds = time.monotonic() - started
+    try:
+        return _store(version, case, output, dataset, seconds, job=job, batch=batch, by=by, transact=transact)
+    except IntegrityError:  # another job was quicker; what this one stored is rolled back
+        found = Prediction.objects.filter(version=version, image=case.image).first()
+        if found is None:
+            raise
+        return CaseOutcome(case.name, case.study.pk, ALREADY, found.pk)
+
+
+def _store(
+    version: ModelVersion,
+    case: Target,
+    output: engine.Output,
+    dataset: Dataset,
+    seconds: float,
+    *,
+    job: Job | None,
+    batch: ImportBatch,
+    by: User | None,
+    transact: Callable[[], AbstractContextManager[Any]],
+) -> CaseOutcome:
+    """Segmentation and prediction in one transaction."""
+    assert case.image is not None
     with transact(), transaction.atomic():
         stored = store_dataset(dataset, batch=batch, origin=Origin.MODEL, created_by=by, provenance=str(version))
         if stored.instance is None:

@@ -92,6 +92,14 @@ def test_a_flat_image_cannot_be_normalised():
         p.normalise(Volume(np.full((2, 2, 2), 7)), method="zscore", region="all")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_no_numbers_are_refused(value):
+    array = np.ones((2, 2, 2))
+    array[1, 1, 1] = value
+    with pytest.raises(PreprocessingError, match="no numbers"):
+        p.prepare(Volume(array), [])
+
+
 def test_window_and_percentile():
     volume = Volume(np.arange(101, dtype=np.int16).reshape(1, 1, 101) * 10)
     assert p.window(volume, lower=100, upper=200).array[0, 0, [0, 15, 100]].tolist() == [100, 150, 200]

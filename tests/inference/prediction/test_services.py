@@ -112,6 +112,27 @@ def test_studies_instead_of_a_cohort_pick_the_series_that_fits(run_job):
     assert Prediction.objects.get().image == image
 
 
+def test_when_another_job_is_quicker_its_result_stands(run_job, monkeypatch):
+    """The other prediction appears while this one computes."""
+    project = ProjectFactory()
+    image = ball_series(project, 1, ball_map(1))
+    version = threshold_version(project)
+    predict = engine.LoadedModel.predict
+    quicker = []
+
+    def slow(model, volume, **how):
+        output = predict(model, volume, **how)
+        quicker.append(Prediction.objects.create(version=version, study=image.study, image=image))
+        return output
+
+    monkeypatch.setattr(engine.LoadedModel, "predict", slow)
+    job = run_job(services.start(version, studies=[image.study], by=None))
+    assert job.state == "succeeded", job.cause
+    assert job.result["cases"][0]["state"] == "already there"
+    assert job.result["cases"][0]["prediction"] == quicker[0].pk
+    assert not Series.objects.filter(origin=Origin.MODEL).exists()
+
+
 def test_what_cannot_be_started():
     ours, theirs = ProjectFactory(), ProjectFactory()
     version = threshold_version(ours)
