@@ -11,6 +11,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
 from portal.accounts.models import Project, User
+from portal.demo.services import Size
 from studies.cohorts import services as cohorts
 from studies.cohorts.errors import CohortError
 from studies.cohorts.models import Cohort, ReferenceStandard, Split
@@ -27,9 +28,6 @@ SAMPLES = (
     "examples_overlay.dcm", "examples_palette.dcm", "examples_rgb_color.dcm", "examples_ybr_color.dcm", "test-SR.dcm",
     "rtdose.dcm", "rtplan.dcm", "rtstruct.dcm", "waveform_ecg.dcm", "liver_1frame.dcm",
 )  # fmt: skip
-PHANTOMS = 64
-READING_CASES = 10
-# Thirty-two test cases, so that figures have the thirty that they need.
 FRACTIONS = {"train": 0.44, "validation": 0.06, "test": 0.5}
 COHORT, READING_COHORT, OWN_COHORT = (
     "Liver phantoms, CT",
@@ -62,12 +60,12 @@ def load_samples(project: Project, by: User | None, say: Callable[[str], None]) 
     return there
 
 
-def load_phantoms(project: Project, by: User, report: Report) -> Archive:
+def load_phantoms(project: Project, by: User, size: Size, report: Report) -> Archive:
     """Store the phantoms and their masks, and make the cohorts; what is there already stays."""
     batch = store.open_batch(project, ImportBatch.Source.DEMO, by)
     truths: dict[str, Series] = {}
-    for number in range(PHANTOMS):
-        report(number / PHANTOMS, f"phantom {number + 1} of {PHANTOMS}")
+    for number in range(size.phantoms):
+        report(number / size.phantoms, f"phantom {number + 1} of {size.phantoms}")
         made = phantom.make(number)
         truths[made.identity.study_instance_uid] = _store_phantom(made, project, batch, by)
     studies = list(
@@ -103,7 +101,7 @@ def load_phantoms(project: Project, by: User, report: Report) -> Archive:
         project,
         READING_COHORT,
         "Test phantoms that three synthetic readers outline.",
-        unseen[:READING_CASES],
+        unseen[: size.reading_cases],
         everything_tests,
         by,
     )
@@ -111,7 +109,7 @@ def load_phantoms(project: Project, by: User, report: Report) -> Archive:
         project,
         OWN_COHORT,
         "Test phantoms for you to read.",
-        unseen[READING_CASES : READING_CASES + 4],
+        unseen[size.reading_cases : size.reading_cases + size.own_cases],
         everything_tests,
         by,
     )

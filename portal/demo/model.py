@@ -42,7 +42,6 @@ CONFIG: dict[str, Any] = {
     "training": {
         "patch": [24, 64, 64],
         "batch_size": 2,
-        "epochs": 40,
         "max_minutes": 2.5,
         "learning_rate": 5e-3,
         "averaging": 0.9,
@@ -57,12 +56,13 @@ Stage = Callable[[float, str], None]
 
 
 def train(
-    project: Project, cohort: Cohort, reference: ReferenceStandard, by: User, run: Run, stage: Stage
+    project: Project, cohort: Cohort, reference: ReferenceStandard, epochs: int, by: User, run: Run, stage: Stage
 ) -> ModelVersion:
     """The version trained for the demonstration; a run that failed before is queued again."""
     found = TrainingRun.objects.filter(project=project, name=NAME, reference=reference).select_related("job").first()
     if found is None:
-        found = training.start(project=project, config=CONFIG, cohort=cohort, reference=reference, name=NAME, by=by)
+        config = {**CONFIG, "training": {**CONFIG["training"], "epochs": epochs}}
+        found = training.start(project=project, config=config, cohort=cohort, reference=reference, name=NAME, by=by)
     _until_done(found.job, by, run, stage)
     found.refresh_from_db()
     assert found.version is not None

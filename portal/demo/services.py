@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+
 from django.db import transaction
 
 from inference.jobs import services as jobs
@@ -17,8 +19,18 @@ DESCRIPTION = (
 )
 
 
+@dataclass(frozen=True)
+class Size:
+    """How much there is of it. Sixty-four phantoms leave 32 for the test: figures need thirty."""
+
+    phantoms: int = 64
+    reading_cases: int = 10
+    own_cases: int = 4
+    epochs: int = 40
+
+
 @transaction.atomic
-def request(*, by: User) -> Job:
+def request(*, by: User, size: Size = Size()) -> Job:
     """The job that loads the demonstration: the one there is, queued again where it had failed, or a new one."""
     from portal.demo.tasks import load_demo  # the task module imports the steps, which load slowly
 
@@ -26,7 +38,7 @@ def request(*, by: User) -> Job:
     Project.objects.select_for_update(no_key=True).get(pk=project.pk)  # whoever asks at the same time waits here
     job = Job.objects.filter(project=project, task=load_demo.name).order_by("-id").first()
     if job is None:
-        return jobs.submit(load_demo, project=project, title="Load the demonstration", parameters={}, by=by)
+        return jobs.submit(load_demo, project=project, title="Load the demonstration", parameters=asdict(size), by=by)
     return jobs.retry(job, by=by) if job.is_retryable else job
 
 

@@ -10,6 +10,7 @@ from inference.jobs.run import Run
 from inference.jobs.task import job_task
 from portal.annotation.errors import AnnotationError
 from portal.demo import archive, model, reading
+from portal.demo.services import Size
 from studies.cohorts.errors import CohortError
 from studies.cohorts.models import Split
 from studies.dicom.errors import ImageError
@@ -32,6 +33,8 @@ def _load(run: Run) -> dict[str, Any]:
     if by is None:
         raise JobError("The user who asked for the demonstration is gone.", "Ask for it again.")
 
+    size = Size(**run.parameters)
+
     def between(start: float, end: float):
         def stage(fraction: float, text: str) -> None:
             run.check()
@@ -42,10 +45,10 @@ def _load(run: Run) -> dict[str, Any]:
     run.progress(SAMPLES, "sample files")
     samples = archive.load_samples(project, by, lambda text: run.log(text, "warning"))
     run.log(f"{samples} sample files of the pydicom package are in the archive")
-    held = archive.load_phantoms(project, by, between(PHANTOMS, TRAIN))
+    held = archive.load_phantoms(project, by, size, between(PHANTOMS, TRAIN))
     run.log(f"{held.cohort.cases.count()} synthetic phantoms with known truth are in the archive")
 
-    version = model.train(project, held.cohort, held.reference, by, run, between(TRAIN, PREDICT))
+    version = model.train(project, held.cohort, held.reference, size.epochs, by, run, between(TRAIN, PREDICT))
     run.log(f"{version} is trained")
     model.predict(version, held.cohort, Split.TEST, by, run, between(PREDICT, EVALUATE))
     measured = model.evaluate(version, held.reference, by, run, between(EVALUATE, READ))

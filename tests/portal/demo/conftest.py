@@ -1,0 +1,1 @@
+from tests.worker import broker, start_worker  # noqa: F401
