@@ -193,7 +193,7 @@ def build() -> SimpleNamespace:
             "training_create": {"project": project.slug},
             "run_create": {"project": project.slug},
             "evaluate_create": {"project": project.slug},
-            "campaign_readers": {"user": users["reader"].pk},
+            "campaign_readers": {"action": "reassign"},
             "api_import-list": {"project": project.slug},
             "api_cohort-list": {"project": project.slug, "name": "Other"},
             "api_cohort-add-studies": {"studies": [study.pk]},

@@ -11,7 +11,7 @@ SESSION_KEY = "project"
 
 def current_project(request: HttpRequest) -> Project | None:
     slug = request.session.get(SESSION_KEY)
-    if not slug:
+    if not slug or not request.user.is_authenticated:
         return None
     return Project.objects.visible_to(request.user).filter(slug=slug).first()
 

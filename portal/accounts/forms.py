@@ -57,7 +57,7 @@ class UserForm(forms.ModelForm):
         help_texts = {"username": ""}
 
     def clean(self):
-        cleaned = super().clean()
+        cleaned = super().clean() or self.cleaned_data
         if cleaned.get("password"):
             try:
                 validate_password(cleaned["password"], User(username=cleaned.get("username", "")))

@@ -9,7 +9,7 @@ from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.forms import PasswordChangeForm
 from django.core.exceptions import PermissionDenied
 from django.db.models import Count
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -22,10 +22,11 @@ from portal.accounts.errors import AccountError
 from portal.accounts.forms import MemberForm, ProfileForm, ProjectForm, TokenForm, UserForm
 from portal.accounts.models import ApiToken, Membership, Project, Role, User
 from portal.accounts.permissions import Action, may
+from portal.accounts.requests import SignedIn
 
 
 @require_http_methods(["GET", "POST"])
-def profile(request: HttpRequest) -> HttpResponse:
+def profile(request: SignedIn) -> HttpResponse:
     form = ProfileForm(request.POST or None, instance=request.user)
     if request.method == "POST" and form.is_valid():
         form.save()
@@ -42,7 +43,7 @@ def _password_form(user: User, data=None) -> PasswordChangeForm:
     return form
 
 
-def _profile(request: HttpRequest, secret: str = "", status: int = 200, **forms) -> HttpResponse:
+def _profile(request: SignedIn, secret: str = "", status: int = 200, **forms) -> HttpResponse:
     context = {
         "form": ProfileForm(instance=request.user),
         "token_form": TokenForm(),
@@ -56,7 +57,7 @@ def _profile(request: HttpRequest, secret: str = "", status: int = 200, **forms)
 
 
 @require_POST
-def theme(request: HttpRequest) -> HttpResponse:
+def theme(request: SignedIn) -> HttpResponse:
     if request.POST.get("theme") not in User.Theme.values:
         return HttpResponse("The theme is dark or light.", status=400, content_type="text/plain")
     services.set_theme(request.user, request.POST["theme"])
@@ -65,7 +66,7 @@ def theme(request: HttpRequest) -> HttpResponse:
 
 @sensitive_post_parameters()
 @require_POST
-def password(request: HttpRequest) -> HttpResponse:
+def password(request: SignedIn) -> HttpResponse:
     form = _password_form(request.user, request.POST)
     if not form.is_valid():
         return _profile(request, password_form=form, status=422)
@@ -76,7 +77,7 @@ def password(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-def token_create(request: HttpRequest) -> HttpResponse:
+def token_create(request: SignedIn) -> HttpResponse:
     form = TokenForm(request.POST)
     if not form.is_valid():
         return _profile(request, token_form=form, status=422)
@@ -87,7 +88,7 @@ def token_create(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-def token_revoke(request: HttpRequest, pk: int) -> HttpResponse:
+def token_revoke(request: SignedIn, pk: int) -> HttpResponse:
     token = get_object_or_404(ApiToken, pk=pk, user=request.user)
     services.revoke_token(token)
     messages.success(request, f"Token “{token.name}” revoked.")
@@ -95,7 +96,7 @@ def token_revoke(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_http_methods(["GET", "POST"])
-def projects(request: HttpRequest) -> HttpResponse:
+def projects(request: SignedIn) -> HttpResponse:
     form = ProjectForm(request.POST or None)
     if request.method == "POST":
         if not request.user.is_superuser:
@@ -109,14 +110,13 @@ def projects(request: HttpRequest) -> HttpResponse:
         members=Count("memberships", distinct=True), study_count=Count("studies", distinct=True)
     )
     roles = dict(Membership.objects.filter(user=request.user).values_list("project", "role"))
-    for row in rows:
-        row.role = roles.get(row.pk, "administrator")
+    listed = [(row, roles.get(row.pk, "administrator")) for row in rows]
     status = 422 if form.errors else 200
-    return render(request, "accounts/projects.html", {"projects": rows, "form": form}, status=status)
+    return render(request, "accounts/projects.html", {"projects": listed, "form": form}, status=status)
 
 
 @require_POST
-def project_select(request: HttpRequest) -> HttpResponse:
+def project_select(request: SignedIn) -> HttpResponse:
     slug = request.POST.get("project", "")
     project = get_object_or_404(Project.objects.visible_to(request.user), slug=slug) if slug else None
     select_project(request, project)
@@ -126,7 +126,7 @@ def project_select(request: HttpRequest) -> HttpResponse:
     return redirect(target)
 
 
-def _managed(request: HttpRequest, slug: str) -> Project:
+def _managed(request: SignedIn, slug: str) -> Project:
     project = get_object_or_404(Project.objects.visible_to(request.user), slug=slug)
     if not may(request.user, Action.MANAGE, project):
         raise PermissionDenied
@@ -134,13 +134,13 @@ def _managed(request: HttpRequest, slug: str) -> Project:
 
 
 @require_POST
-def member_set(request: HttpRequest, slug: str) -> HttpResponse:
+def member_set(request: SignedIn, slug: str) -> HttpResponse:
     """Add a member by user name, or give a member another role."""
     project = _managed(request, slug)
     form = MemberForm(request.POST)
     if not form.is_valid():
         for errors in form.errors.values():
-            messages.error(request, " ".join(errors))
+            messages.error(request, " ".join(str(error) for error in errors))
     else:
         member = form.cleaned_data["username"]
         try:
@@ -152,7 +152,7 @@ def member_set(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 @require_POST
-def member_remove(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+def member_remove(request: SignedIn, slug: str, pk: int) -> HttpResponse:
     project = _managed(request, slug)
     membership = get_object_or_404(project.memberships.select_related("user"), pk=pk)
     try:
@@ -163,14 +163,14 @@ def member_remove(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
     return redirect("project", slug=slug)
 
 
-def _administrator(request: HttpRequest) -> None:
+def _administrator(request: SignedIn) -> None:
     if not request.user.is_superuser:
         raise PermissionDenied
 
 
 @sensitive_post_parameters("password")
 @require_http_methods(["GET", "POST"])
-def users(request: HttpRequest) -> HttpResponse:
+def users(request: SignedIn) -> HttpResponse:
     _administrator(request)
     form = UserForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
@@ -185,7 +185,7 @@ def users(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
-def user_active(request: HttpRequest, pk: int) -> HttpResponse:
+def user_active(request: SignedIn, pk: int) -> HttpResponse:
     _administrator(request)
     account = get_object_or_404(User, pk=pk)
     if account == request.user:

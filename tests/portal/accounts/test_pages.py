@@ -124,7 +124,9 @@ def test_only_an_administrator_makes_projects_and_manages_them_then(client):
 def test_projects_page_lists_own_projects_only(client, project):
     ProjectFactory(name="Somebody else's")
     client.force_login(member(project, Role.VIEWER))
-    assert [row.name for row in client.get(reverse("projects")).context["projects"]] == ["Liver"]
+    assert [(row.name, role) for row, role in client.get(reverse("projects")).context["projects"]] == [
+        ("Liver", Role.VIEWER)
+    ]
 
 
 def test_manager_adds_changes_and_removes_a_member(client, project):
