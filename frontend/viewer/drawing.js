@@ -2,11 +2,10 @@
 //
 // Emits "change" when voxels changed, "label" when another label became the active one.
 
-import { until } from "./overlays.js";
+import { DRAWING as ID, until } from "./overlays.js";
 import { equalMaps, fetchLabelMap, imageKey } from "./seg.js";
 
 const LABELMAP = "Labelmap";
-const ID = "readroom-drawing";
 const TISSUE = ["85756007", "SCT", "Tissue"];
 
 export class Drawing extends EventTarget {

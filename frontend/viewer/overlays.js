@@ -2,6 +2,7 @@
 //
 // Emits "change" whenever a list made from `items` would look different.
 
+export const DRAWING = "readroom-drawing"; // the reader's own segmentation, see drawing.js
 const LABELMAP = "Labelmap";
 const OUTLINE = { renderFill: false, renderFillInactive: false, outlineWidth: 3, outlineWidthInactive: 3, outlineOpacityInactive: 1 };
 
@@ -14,6 +15,7 @@ export class Overlays extends EventTarget {
     this.failure = "";
     this.opened = false; // the newest model result is shown once, at opening
     this.busy = new Map(); // displaySetInstanceUID → why it is waiting or failed
+    this.off = new Set(); // displaySetInstanceUIDs that somebody switched off
     this.subscriptions = [];
     this.started = false; // OHIF's mode was entered: its services answer
   }
@@ -27,7 +29,10 @@ export class Overlays extends EventTarget {
     this.opened = false;
     on(displaySetService, ["DISPLAY_SETS_ADDED", "DISPLAY_SETS_CHANGED"], () => this.refresh());
     on(cornerstoneViewportService, ["VIEWPORT_DATA_CHANGED"], () => this.refresh());
-    on(segmentationService, ["SEGMENTATION_REPRESENTATION_MODIFIED", "SEGMENTATION_REPRESENTATION_REMOVED"], () => this.changed());
+    on(segmentationService, ["SEGMENTATION_REPRESENTATION_MODIFIED", "SEGMENTATION_REPRESENTATION_REMOVED"], () => {
+      this.keepOff();
+      this.changed();
+    });
     // A reading task's page tells what may be shown (provideResults); elsewhere the server does.
     if (this.facts.kind !== "task") this.loadResults();
   }
@@ -67,7 +72,7 @@ export class Overlays extends EventTarget {
     const rank = (set) => (order.includes(set.SeriesInstanceUID) ? order.indexOf(set.SeriesInstanceUID) : order.length);
     return displaySetService
       .getActiveDisplaySets()
-      .filter((set) => set.Modality === "SEG" && set.isOverlayDisplaySet)
+      .filter((set) => set.Modality === "SEG" && set.isOverlayDisplaySet && set.displaySetInstanceUID !== DRAWING)
       .sort((a, b) => rank(a) - rank(b))
       .map((set) => {
         const id = set.displaySetInstanceUID;
@@ -139,8 +144,25 @@ export class Overlays extends EventTarget {
   async toggle(id) {
     const viewportId = this.viewportShowing(id);
     if (!viewportId) return this.show(id);
-    this.ohif.services.segmentationService.toggleSegmentationRepresentationVisibility(viewportId, { segmentationId: id, type: LABELMAP });
+    if (this.isVisible(viewportId, id)) this.off.add(id);
+    else this.off.delete(id);
+    this.switchVisibility(viewportId, id);
     this.changed();
+  }
+
+  switchVisibility(viewportId, id) {
+    this.ohif.services.segmentationService.toggleSegmentationRepresentationVisibility(viewportId, { segmentationId: id, type: LABELMAP });
+  }
+
+  // OHIF shows every layer again when one is added or the layout changes.
+  keepOff() {
+    const { viewportGridService, segmentationService } = this.ohif.services;
+    for (const id of this.off) {
+      for (const viewportId of viewportGridService.getState().viewports.keys()) {
+        const there = segmentationService.getSegmentationRepresentations(viewportId, { segmentationId: id }).length;
+        if (there && this.isVisible(viewportId, id)) this.switchVisibility(viewportId, id);
+      }
+    }
   }
 
   // Lay a segmentation over its images, without a prompt, and go to the slice with most of it.

@@ -83,6 +83,10 @@ def stroke(page: Page, label: int, dx: int, dy: int) -> None:
     page.mouse.up()
 
 
+def choose(page: Page, answer: str) -> None:
+    page.locator(f"label.opt:has(input[value='{answer}'])").click()
+
+
 def wait_saved(page: Page, version: int) -> None:
     expect(page.locator("#version")).to_have_text(f"version {version}")
     expect(page.locator("#save")).to_have_text(SAVED)
@@ -154,8 +158,8 @@ def test_two_readers_draw_answer_and_submit_apart_from_each_other(campaign, phan
     assert coloured_share(viewport_pixels(other, other_frame)) < 0.001
     expect(other.get_by_role("radio", name="Yes")).not_to_be_checked()
     segments = other_frame.evaluate(
-        """() => Object.values(services.segmentationService.getSegmentation("readroom-drawing").segments).filter(Boolean)
-          .map((s) => [s.label, services.segmentationService.getSegmentColor(
+        """() => Object.values(services.segmentationService.getSegmentation("readroom-drawing").segments)
+          .filter(Boolean).map((s) => [s.label, services.segmentationService.getSegmentColor(
             services.viewportGridService.getActiveViewportId(), "readroom-drawing", s.segmentIndex).slice(0, 3)])"""
     )
     assert segments == [["Left lobe", [90, 204, 230]], ["Right lobe", [217, 183, 38]]]
@@ -165,7 +169,7 @@ def test_two_readers_draw_answer_and_submit_apart_from_each_other(campaign, phan
     expect(other.locator("#labels .error")).to_have_text("Draw “Left lobe”.")
     expect(other.locator("#questions .error")).to_have_text("Answer this question.")
     stroke(other, 1, -60, 40)
-    other.get_by_text("No", exact=True).click()
+    choose(other, "no")
     other.keyboard.press("Control+Enter")
     other.wait_for_url(re.compile(r"/reading/$"))
     page.keyboard.press("Control+Enter")
@@ -186,7 +190,7 @@ def test_what_the_network_lost_is_saved_when_it_is_back(campaign, sign_in):
     frame = open_task(page, task)
     page.context.set_offline(True)
     stroke(page, 1, -100, 0)
-    page.get_by_text("Yes", exact=True).click()
+    choose(page, "yes")
     expect(page.locator("#save")).to_contain_text("Not saved: the server cannot be reached, next try in")
     assert not Draft.objects.filter(task=task).exists()
     page.context.set_offline(False)
@@ -221,9 +225,9 @@ def test_a_second_window_is_told_and_neither_state_is_lost(campaign, sign_in):
     open_task(first, task)
     second = first.context.new_page()
     open_task(second, task)
-    second.get_by_text("No", exact=True).click()
+    choose(second, "no")
     wait_saved(second, 1)
-    first.get_by_text("Yes", exact=True).click()
+    choose(first, "yes")
     expect(first.get_by_text("This case was saved in another window")).to_be_visible()
     assert [draft.version for draft in Draft.objects.filter(task=task)] == [1]
     first.get_by_role("button", name="Go on with mine").click()
