@@ -96,7 +96,7 @@ def load_phantoms(project: Project, by: User, size: Size, report: Report) -> Arc
         case.study
         for case in cohort.cases.filter(cohort_patient__split=Split.TEST).select_related("study").order_by("name")
     ]
-    everything_tests = {Split.TEST: 1.0}
+    everything_tests = {Split.TEST.value: 1.0}
     reading = _cohort(
         project,
         READING_COHORT,

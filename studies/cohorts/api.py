@@ -15,7 +15,7 @@ from rest_framework.exceptions import APIException, PermissionDenied
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from portal.accounts.models import Project, Role
+from portal.accounts.models import Project, Role, User
 from portal.accounts.permissions import Action, may, role_in
 from studies.cohorts import services
 from studies.cohorts.errors import CohortError
@@ -24,20 +24,27 @@ from studies.cohorts.splits import DEFAULT_FRACTIONS
 from studies.models import Study
 
 
+def _user(request: Request) -> User:
+    """Permission classes let nobody in who is not signed in."""
+    assert isinstance(request.user, User)
+    return request.user
+
+
 class Refused(APIException):
     """What the services refuse: 409 with code, cause and next step."""
 
     status_code = 409
 
     def __init__(self, error: CohortError):
-        self.detail = {"code": error.code, "cause": error.cause, "next_step": error.next_step}  # type: ignore[assignment]
+        detail: Any = {"code": error.code, "cause": error.cause, "next_step": error.next_step}
+        self.detail = detail
 
 
 class CohortSerializer(serializers.ModelSerializer):
     project = serializers.SlugField(source="project.slug")
     frozen = serializers.BooleanField(read_only=True)
-    created_by = serializers.SlugRelatedField(read_only=True, slug_field="username")
-    frozen_by = serializers.SlugRelatedField(read_only=True, slug_field="username")
+    created_by: Any = serializers.SlugRelatedField(read_only=True, slug_field="username")
+    frozen_by: Any = serializers.SlugRelatedField(read_only=True, slug_field="username")
     cases = serializers.SerializerMethodField()
     splits = serializers.SerializerMethodField()
 
@@ -52,7 +59,8 @@ class CohortSerializer(serializers.ModelSerializer):
         validators: list[Any] = []
 
     def _counts(self, cohort: Cohort) -> dict[str, int]:
-        counts = self.context.setdefault("counts", {})
+        context: Any = self.context
+        counts = context.setdefault("counts", {})
         if cohort.pk not in counts:
             rows = cohort.cases.order_by().values_list("cohort_patient__split").annotate(n=Count("id"))
             counts[cohort.pk] = dict(rows)
@@ -92,7 +100,7 @@ class FreezeSerializer(serializers.Serializer):
 
 
 class ReferenceSerializer(serializers.ModelSerializer):
-    created_by = serializers.SlugRelatedField(read_only=True, slug_field="username")
+    created_by: Any = serializers.SlugRelatedField(read_only=True, slug_field="username")
     cases = serializers.IntegerField(read_only=True)
 
     class Meta:
@@ -108,13 +116,13 @@ class CohortViewSet(mixins.CreateModelMixin, mixins.ListModelMixin, mixins.Retri
     lookup_value_regex = r"\d+"
 
     def get_queryset(self):
-        found = Cohort.objects.visible_to(self.request.user).select_related("project", "created_by", "frozen_by")
+        found = Cohort.objects.visible_to(_user(self.request)).select_related("project", "created_by", "frozen_by")
         if project := self.request.query_params.get("project"):
             found = found.filter(project__slug=project)
         return found.order_by("-id")
 
     def get_serializer_context(self) -> dict[str, Any]:
-        context = super().get_serializer_context()
+        context = dict(super().get_serializer_context())
         if self.action == "list" and self.request is not None:
             # One query for the whole list; cohorts without cases have no row.
             counts: dict[int, dict[str, int]] = {pk: {} for pk in self.get_queryset().values_list("pk", flat=True)}
@@ -126,14 +134,14 @@ class CohortViewSet(mixins.CreateModelMixin, mixins.ListModelMixin, mixins.Retri
 
     def perform_create(self, serializer) -> None:
         values = serializer.validated_data
-        project = get_object_or_404(Project.objects.visible_to(self.request.user), slug=values["project"]["slug"])
+        project = get_object_or_404(Project.objects.visible_to(_user(self.request)), slug=values["project"]["slug"])
         self._curator(project)
         try:
             serializer.instance = services.create(
                 project=project,
                 name=values["name"],
                 description=values.get("description", ""),
-                by=self.request.user,
+                by=_user(self.request),
             )
         except CohortError as error:
             raise Refused(error) from error
@@ -143,7 +151,7 @@ class CohortViewSet(mixins.CreateModelMixin, mixins.ListModelMixin, mixins.Retri
         """Cases with their side of the split, by pages."""
         cohort = self.get_object()
         page = self.paginate_queryset(cohort.cases.select_related("cohort_patient").order_by("name", "id"))
-        blind = role_in(request.user, cohort.project) is Role.READER
+        blind = role_in(_user(request), cohort.project) is Role.READER
         return self.get_paginated_response(CaseSerializer(page, many=True, context={"blind": blind}).data)
 
     @action(detail=True, methods=["post"], serializer_class=StudiesSerializer)
@@ -154,7 +162,7 @@ class CohortViewSet(mixins.CreateModelMixin, mixins.ListModelMixin, mixins.Retri
         asked = StudiesSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         wanted = list(dict.fromkeys(asked.validated_data["studies"]))
-        found = {study.pk: study for study in Study.objects.visible_to(request.user).filter(pk__in=wanted)}
+        found = {study.pk: study for study in Study.objects.visible_to(_user(request)).filter(pk__in=wanted)}
         if len(found) < len(wanted):
             return Response({"detail": "Not every study was found."}, status=404)
         try:
@@ -177,13 +185,13 @@ class CohortViewSet(mixins.CreateModelMixin, mixins.ListModelMixin, mixins.Retri
         asked = FreezeSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         try:
-            cohort = services.freeze(cohort, by=request.user, **asked.validated_data)
+            cohort = services.freeze(cohort, by=_user(request), **asked.validated_data)
         except CohortError as error:
             raise Refused(error) from error
         return Response(CohortSerializer(cohort, context=self.get_serializer_context()).data)
 
     def _curator(self, project: Project) -> None:
-        if not may(self.request.user, Action.CURATE, project):
+        if not may(_user(self.request), Action.CURATE, project):
             raise PermissionDenied("Only managers and engineers of the project change its cohorts.")
 
 
@@ -195,10 +203,10 @@ class ReferenceViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewset
     lookup_value_regex = r"\d+"
 
     def get_queryset(self):
-        found = ReferenceStandard.objects.visible_to(self.request.user).select_related("created_by")
+        found = ReferenceStandard.objects.visible_to(_user(self.request)).select_related("created_by")
         asked = self.request.query_params
         if (cohort := asked.get("cohort", "")).isdecimal() and len(cohort) < 18:
-            found = found.filter(cohort=cohort)
+            found = found.filter(cohort=int(cohort))
         if project := asked.get("project"):
             found = found.filter(cohort__project__slug=project)
         return found.annotate(cases=Count("case_labels")).order_by("-id")

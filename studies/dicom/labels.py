@@ -100,6 +100,7 @@ def _named_concept(name: str) -> Code | None:
     for candidate in (name, _POSITIONS.sub("", name)):
         keyword = "".join(word.capitalize() for word in re.findall(r"[A-Za-z0-9]+", candidate))
         if keyword in concepts["SCT"]:
-            value, entry = next(iter(concepts["SCT"][keyword].items()))
+            found: dict[str, tuple[str, list[int]]] = concepts["SCT"][keyword]  # type: ignore[assignment]
+            value, entry = next(iter(found.items()))
             return Code(value, "SCT", entry[0])
     return None

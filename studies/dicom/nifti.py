@@ -9,6 +9,7 @@ import hashlib
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -71,7 +72,7 @@ def read(path: Path) -> Nifti:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is one as well
             raise NiftiError("The file is not NIfTI.", "Give .nii or .nii.gz files.", code="unreadable")
-        proxy = image.dataobj
+        proxy: Any = image.dataobj
         raw = np.asanyarray(proxy.get_unscaled())
         slope, intercept = float(proxy.slope), float(proxy.inter)
     except NiftiError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from studies.dicom.errors import PixelError
@@ -148,7 +148,7 @@ def _image(comparable: Dataset, identity: Identity, index: int, affine: np.ndarr
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = identity.sop_instance_uid(index)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance_uid(index))
     dataset.InstanceNumber = index + 1
     dataset.ImagePositionPatient = [_ds(value) for value in (affine @ [0, 0, index, 1])[:3]]
     dataset.add_new("PixelData", "OW", np.ascontiguousarray(plane.astype(plane.dtype.newbyteorder("<"))).tobytes())

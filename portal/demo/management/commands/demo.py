@@ -36,7 +36,7 @@ class Command(BaseCommand):
         job = services.request(by=by)
         if not options["no_wait"] and not job.ended:
             with workers(self.stderr.write):
-                job = follow(job, self.stderr._out)  # type: ignore[attr-defined]
+                job = follow(job, self.stderr._out)  # type: ignore[arg-type]
         found = {"job": job.pk, "state": job.state, **job.result}
         if options["json"]:
             self.stdout.write(json.dumps(found, indent=2))
