@@ -16,6 +16,7 @@ from rest_framework.response import Response
 from inference.jobs import services
 from inference.jobs.errors import IllegalTransition
 from inference.jobs.models import Job, JobLogLine, JobMetric
+from inference.rest import user_of
 from portal.accounts.permissions import Action, may
 
 LOG_PAGE = 1000
@@ -27,8 +28,8 @@ class Conflict(APIException):
 
 
 class JobSerializer(serializers.ModelSerializer):
-    project = serializers.SlugRelatedField(read_only=True, slug_field="slug")
-    created_by = serializers.SlugRelatedField(read_only=True, slug_field="username")
+    project: serializers.SlugRelatedField = serializers.SlugRelatedField(read_only=True, slug_field="slug")
+    created_by: serializers.SlugRelatedField = serializers.SlugRelatedField(read_only=True, slug_field="username")
     seconds_left = serializers.FloatField(read_only=True, allow_null=True)
     position = serializers.SerializerMethodField()
 
@@ -52,13 +53,13 @@ class JobLogLineSerializer(serializers.ModelSerializer):
 
 
 class JobMetricSerializer(serializers.ModelSerializer):
-    value = serializers.SerializerMethodField()
+    value = serializers.SerializerMethodField("finite_value")
 
     class Meta:
         model = JobMetric
         fields = ["id", "attempt", "name", "step", "value"]
 
-    def get_value(self, metric: JobMetric) -> float | None:
+    def finite_value(self, metric: JobMetric) -> float | None:
         """Null where the value is not a finite number."""
         return metric.value if math.isfinite(metric.value) else None
 
@@ -71,7 +72,7 @@ class JobViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Gene
     lookup_value_regex = r"\d+"
 
     def get_queryset(self):
-        jobs = Job.objects.visible_to(self.request.user).select_related("project", "created_by").order_by("-id")
+        jobs = Job.objects.visible_to(user_of(self.request)).select_related("project", "created_by").order_by("-id")
         if self.action != "list":
             return jobs
         asked = self.request.query_params
@@ -111,7 +112,7 @@ class JobViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Gene
 
     def _job_to_run(self) -> Job:
         job = self.get_object()
-        if not may(self.request.user, Action.RUN, job.project):
+        if not may(user_of(self.request), Action.RUN, job.project):
             raise PermissionDenied("Your role in this project may not run jobs. Ask a manager of the project.")
         return job
 
@@ -124,7 +125,7 @@ class JobViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Gene
     def _change(self, service) -> Response:
         job = self._job_to_run()
         try:
-            job = service(job, by=self.request.user)
+            job = service(job, by=user_of(self.request))
         except IllegalTransition as error:
             raise Conflict(error.cause) from None
         return Response(JobSerializer(job, context=self.get_serializer_context()).data)
