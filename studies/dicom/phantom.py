@@ -62,6 +62,7 @@ class Phantom:
     label_map: np.ndarray
     liver: Ellipsoid
     lesions: tuple[Ellipsoid, ...]
+    lesion_values: tuple[float, ...]  # mean grey value of each lesion: some hardly differ from the liver
 
     @property
     def identity(self) -> Identity:
@@ -105,25 +106,32 @@ def make(number: int, *, modality: str = "CT", lesions: int | None = None) -> Ph
     )
     wanted = (0 if number % 5 in (1, 3) else int(random.integers(1, 4))) if lesions is None else lesions
     placed = _place_lesions(random, liver, wanted)
+    faint = random.uniform(0.35, 1, len(placed))  # share of the full contrast
+    lesion_values = tuple(float(tissue["liver"] + share * (tissue["lesion"] - tissue["liver"])) for share in faint)
 
     values = np.full(SHAPE, float(tissue["air"]))
-    shapes = [(body, "fat"), (inner, "muscle"), (spine, "bone"), (liver, "liver")]
-    shapes += [(lesion, "lesion") for lesion in placed]
+    shapes: list[tuple[Ellipsoid, float, int]] = [
+        (body, tissue["fat"], 0),
+        (inner, tissue["muscle"], 0),
+        (spine, tissue["bone"], 0),
+    ]
+    shapes += [(liver, tissue["liver"], 1)]
+    shapes += [(lesion, value, 2) for lesion, value in zip(placed, lesion_values, strict=True)]
     label_map = np.zeros(SHAPE, np.uint8)
-    for shape, name in shapes:
+    for shape, value, label in shapes:
         level = shape.level(points)
         # Partial volume: over about one voxel at the border the value changes linearly.
         share = np.clip((1 - level) * min(shape.radii[:2]) / SPACING[2] + 0.5, 0, 1)
-        values += share * (tissue[name] - values)
-        if name in ("liver", "lesion"):
-            label_map[level <= 1] = 1 if name == "liver" else 2
+        values += share * (value - values)
+        if label:
+            label_map[level <= 1] = label
     values += _texture(random, (2, 3, 3)) * tissue["noise"] * 0.6 * (values > tissue["air"] + 200)
     if modality == "MR":
         values *= 1 + 0.12 * _texture(random, (8, 20, 20))
     values += _texture(random, (0.3, 0.6, 0.6)) * tissue["noise"]
     low = -1024 if modality == "CT" else 0
     array = np.clip(np.rint(values), low, 3000).astype(np.int16)
-    return Phantom(number, modality, volume.like(array), label_map, liver, placed)
+    return Phantom(number, modality, volume.like(array), label_map, liver, placed, lesion_values)
 
 
 def perturbed(label_map: np.ndarray, seed: int, *, strength: float = 1.0) -> np.ndarray:
@@ -151,7 +159,7 @@ def _place_lesions(random: np.random.Generator, liver: Ellipsoid, wanted: int) -
     for _ in range(400):
         if len(placed) == wanted:
             break
-        radius = float(random.uniform(9, 18))
+        radius = float(random.uniform(8, 17))
         direction = random.normal(size=3)
         direction *= random.random() ** (1 / 3) / np.linalg.norm(direction)
         c, s = np.cos(liver.angle), np.sin(liver.angle)
