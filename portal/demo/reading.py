@@ -45,7 +45,7 @@ def readers(project: Project) -> list[User]:
     found = []
     for number, (first, last, *_) in enumerate(READERS, start=1):
         user, made = User.objects.get_or_create(
-            username=f"synthetic-reader-{number}", defaults={"first_name": first, "last_name": last}
+            username=f"synth-{number}", defaults={"first_name": first, "last_name": last}
         )
         if made:
             user.set_unusable_password()
