@@ -9,6 +9,14 @@ from django.conf import settings
 
 from portal.viewer import install as viewer
 from tests import browser
+from tests.worker import (  # noqa: F401
+    _shared_worker,
+    broker,
+    celery_beat_process,
+    celery_worker_process,
+    no_other_worker,
+    start_worker,
+)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -10,12 +10,11 @@ from inference.jobs.models import Job
 from portal.accounts.models import Role
 from tests.factories import ProjectFactory, member
 from tests.inference.jobs import sample_tasks
-from tests.worker import _shared_worker, broker, celery_worker_process, start_worker  # noqa: F401
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
 
 
-def test_job_page_follows_the_job_and_cancels_it(broker, sign_in, celery_worker_process, tmp_path):  # noqa: F811
+def test_job_page_follows_the_job_and_cancels_it(broker, sign_in, celery_worker_process, tmp_path):
     project = ProjectFactory(slug="brain", name="Brain")
     page = sign_in(member(project, Role.ENGINEER))
     wrong: list[str] = []
@@ -48,7 +47,7 @@ def test_job_page_follows_the_job_and_cancels_it(broker, sign_in, celery_worker_
     assert wrong == []
 
 
-def test_list_follows_the_jobs(broker, sign_in, celery_worker_process, tmp_path):  # noqa: F811
+def test_list_follows_the_jobs(broker, sign_in, celery_worker_process, tmp_path):
     project = ProjectFactory(slug="brain", name="Brain")
     page = sign_in(member(project, Role.ENGINEER))
     page.goto("/jobs/")

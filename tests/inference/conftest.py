@@ -9,12 +9,6 @@ import pytest
 
 from inference.jobs.models import Job
 from inference.jobs.run import execute
-from tests.worker import (  # noqa: F401
-    _shared_worker,
-    broker,
-    celery_worker_process,
-    start_worker,
-)
 
 
 @pytest.fixture
@@ -26,7 +20,7 @@ def media(settings, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run_job(broker, transactional_db) -> Callable[[Job | None], Job]:  # noqa: F811
+def run_job(broker, transactional_db) -> Callable[[Job | None], Job]:
     """Runs a queued job as a worker would: claim, body, end. The heartbeat needs committed rows."""
     from inference.evaluation.tasks import evaluate
     from inference.prediction.tasks import predict

@@ -4,14 +4,6 @@ import pytest
 
 from portal.accounts.models import Role, User
 from portal.accounts.services import create_project, set_role
-from tests.worker import (  # noqa: F401
-    _shared_worker,
-    broker,
-    celery_beat_process,
-    celery_worker_process,
-    no_other_worker,
-    start_worker,
-)
 
 
 @pytest.fixture

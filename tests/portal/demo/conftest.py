@@ -1,1 +1,0 @@
-from tests.worker import broker, start_worker  # noqa: F401
