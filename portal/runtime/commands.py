@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from portal.runtime.process import Steps
+
 # A worker finishes or hands back its task after the first signal, and drops it at the second.
 WORKER_STOP = [(signal.SIGTERM, 10.0), (signal.SIGQUIT, 5.0)]
 WEB_STOP = [(signal.SIGTERM, 8.0)]
@@ -17,7 +19,7 @@ class Process:
 
     name: str
     arguments: list[str]
-    stop_steps: list[tuple[int, float]]
+    stop_steps: Steps
 
     @property
     def command(self) -> list[str]:

@@ -22,7 +22,7 @@ from portal.runtime.postgres import Postgres
 from portal.runtime.process import free_port, port_is_free, stop_group, wait_until
 from portal.runtime.valkey import Valkey
 
-SERVICES = {"postgres": Postgres, "valkey": Valkey}
+SERVICES: dict[str, type[Postgres] | type[Valkey]] = {"postgres": Postgres, "valkey": Valkey}
 RESTARTS = 5
 RESTART_WINDOW_SECONDS = 120.0
 

@@ -15,9 +15,9 @@ BACKUPS = 5
 class PrivateRotatingFile(RotatingFileHandler):
     """Every new file can be read by its owner only."""
 
-    def _open(self) -> TextIOWrapper:
+    def _open(self) -> TextIOWrapper:  # type: ignore[type-arg]
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        return open(descriptor, self.mode, encoding=self.encoding)
+        return TextIOWrapper(os.fdopen(descriptor, "ab"), encoding=self.encoding)
 
 
 class LogFile:

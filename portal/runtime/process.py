@@ -8,11 +8,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 SUPERVISED = "READROOM_SUPERVISED"
+Steps = Sequence[tuple[int, float]]  # signals, each with the seconds to wait for it
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -50,7 +51,7 @@ def dying_with(parent: int, signal_number: int) -> Callable[[], None]:
     return tie
 
 
-def stop_group(process: subprocess.Popen[bytes], steps: list[tuple[int, float]]) -> None:
+def stop_group(process: subprocess.Popen[bytes], steps: Steps) -> None:
     """Stop the leader of a process group: each signal with the seconds to wait for it, then SIGKILL to the group."""
     for signal_number, seconds in steps:
         if process.poll() is not None:

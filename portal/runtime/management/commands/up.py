@@ -39,7 +39,7 @@ class Command(BaseCommand):
             raise CommandError(str(problem)) from None
 
     def _run(self, data: DataFolder) -> None:
-        host, port = settings.HOST, settings.PORT
+        host, port = settings.HOST, settings.PORT  # type: ignore[misc]
         if not port_is_free(port, host):
             raise RuntimeProblem(f"Port {port} of {host} is taken by another program.", "Give another one: PORT=8001.")
         address = f"http://{_name(host)}:{port}"
