@@ -161,7 +161,7 @@ def krippendorff_alpha(ratings: Sequence[Sequence[float | None]], *, level: Leve
 
 
 def _value_counts(ratings: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, np.ndarray]:
-    values = np.array(sorted({v for row in ratings for v in row if not _missing(v)}), dtype=float)
+    values = np.array(sorted({float(v) for row in ratings for v in row if v is not None and not _missing(v)}))
     if not len(values):
         return values, np.zeros((0, 0))
     return values, _rated_twice(ratings, [float(v) for v in values])

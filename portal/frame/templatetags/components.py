@@ -150,7 +150,7 @@ def note(status: str, title: str, text: str = "") -> dict:
 
 @register.simple_tag
 def prov(who=None, when=None, what: str = "") -> SafeString:
-    parts = []
+    parts: list[str] = []
     if what:
         parts.append(format_html("<b>{}</b>", what))
     if who:
