@@ -34,7 +34,7 @@ from datetime import date, datetime
 from django import template
 from django.templatetags.static import static
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 register = template.Library()
@@ -157,7 +157,7 @@ def prov(who=None, when=None, what: str = "") -> SafeString:
         parts.append(format_html("<b>{}</b>", who))
     if when:
         parts.append(moment(when))
-    joined = SafeString(" · ").join(parts)
+    joined = format_html_join(" · ", "{}", ((part,) for part in parts))
     return format_html('<p class="prov">{}</p>', joined)
 
 
