@@ -187,7 +187,10 @@ export class Drawing extends EventTarget {
   async store(map) {
     const [dataSource] = this.ohif.extensionManager.getActiveDataSource();
     const { imageLoader } = window.cornerstone;
-    await Promise.all(this.images().map(({ referencedImageId }) => imageLoader.loadAndCacheImage(referencedImageId)));
+    // The generator takes the geometry from the images that are drawn on, all of which must have been loaded.
+    await Promise.all(this.images().map(({ referencedImageId }) => imageLoader.loadAndCacheImage(referencedImageId))).catch(() => {
+      throw new Error("the server cannot be reached");
+    });
     if (!equalMaps(map, this.labelMap())) throw new Changed();
     const { dataset } = await this.ohif.commandsManager.runCommand(
       "generateSegmentation",
@@ -197,7 +200,9 @@ export class Drawing extends EventTarget {
     if (!equalMaps(map, this.labelMap())) throw new Changed();
     this.correct(dataset);
     // Not through OHIF's store function: it would list every saved state as a result of its own.
-    await dataSource.store.dicom(dataset);
+    await dataSource.store.dicom(dataset).catch((error) => {
+      throw new Error(error.status ? `the server refused the drawing (${error.status})` : "the server cannot be reached");
+    });
     const stored = { series_uid: dataset.SeriesInstanceUID, sop_uid: dataset.SOPInstanceUID };
     if (!equalMaps(map, await this.fetch(dataset.StudyInstanceUID, stored))) {
       throw new Error("what was stored differs from what is drawn");

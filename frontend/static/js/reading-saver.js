@@ -187,7 +187,7 @@ export class Saver extends EventTarget {
     this.failures += 1;
     this.retrying = true;
     let left = wait;
-    const tell = () => this.tell("bad", `Not saved: ${error.message}, next try in ${left} s`);
+    const tell = () => this.tell("bad", `Not saved: ${error?.message || "no reason was given"}, next try in ${left} s`);
     tell();
     this.countdown = setInterval(() => {
       left -= 1;
