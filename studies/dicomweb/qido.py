@@ -80,10 +80,10 @@ def find_series(scope: Scope, study: str, series: str) -> Series:
 def search_studies(request: HttpRequest, scope: Scope) -> HttpResponse:
     require_json(request)
     query = parse(request.GET)
-    rows = _narrow(_once(scope), query, scope, [(STUDY, "")])
+    rows = narrow(_once(scope), query, scope, [(STUDY, "")])
     base = addresses.root(request, scope.base_path)
     rows = rows.select_related("patient").order_by("-study_date", "-pk")
-    late = _late_keys(query, scope, STUDY)
+    late = late_keys(query, scope, STUDY)
     needs_header = bool(late) or query.include_all or not query.include <= STUDY.keys() | results.STUDY_TAGS
     return _answer(
         request, scope, query, rows, late, lambda page: _study_results(scope, page, base, query, needs_header)
@@ -98,19 +98,19 @@ def search_series(request: HttpRequest, scope: Scope, study: str | None = None) 
         rows = rows.filter(study=find_study(scope, study))
     elif scope.several_projects:
         rows = rows.filter(study__in=_once(scope))
-    rows = _narrow(rows, query, scope, [(SERIES, ""), (STUDY, "study__")])
+    rows = narrow(rows, query, scope, [(SERIES, ""), (STUDY, "study__")])
     base = addresses.root(request, scope.base_path)
     rows = rows.select_related("study__patient").order_by(
         *([] if study else ["-study__study_date"]), "series_number", "pk"
     )
-    late = _late_keys(query, scope, SERIES | STUDY)
+    late = late_keys(query, scope, SERIES | STUDY)
     needs_header = (
         bool(late) or query.include_all or not query.include <= SERIES.keys() | STUDY.keys() | results.SERIES_TAGS
     )
 
     def build(page: list[Series]) -> Iterator[dict[str, Any]]:
-        headers = _headers({one.pk: one.pk for one in page}, "series") if needs_header else {}
-        counts = _study_counts(scope, {one.study_id for one in page}) if study is None else {}
+        headers = headers_of([one.pk for one in page], "series") if needs_header else {}
+        counts = study_counts(scope, {one.study_id for one in page}) if study is None else {}
         for one in page:
             found = results.series(one, base, counts.get(one.study_id))
             yield results.with_fields(found, headers.get(one.pk), query, late)
@@ -130,14 +130,14 @@ def search_instances(
         rows = rows.filter(series__study=find_study(scope, study))
     elif scope.several_projects:
         rows = rows.filter(series__study__in=_once(scope))
-    rows = _narrow(rows, query, scope, [(INSTANCE, ""), (SERIES, "series__"), (STUDY, "series__study__")])
+    rows = narrow(rows, query, scope, [(INSTANCE, ""), (SERIES, "series__"), (STUDY, "series__study__")])
     base = addresses.root(request, scope.base_path)
     rows = (
         rows.select_related("series__study__patient")
         .defer("frame_table")
         .order_by("series__series_number", "series_id", "instance_number", "pk")
     )
-    late = _late_keys(query, scope, INSTANCE | SERIES | STUDY)
+    late = late_keys(query, scope, INSTANCE | SERIES | STUDY)
 
     def build(page: list[Instance]) -> Iterator[dict[str, Any]]:
         for one in page:
@@ -156,12 +156,13 @@ def _once(scope: Scope) -> QuerySet[Study]:
     return scope.studies.filter(~Exists(earlier))
 
 
-def _narrow(
+def narrow(
     rows: QuerySet[Any],
     query: Query,
     scope: Scope,
     columns: list[tuple[dict[int, tuple[str, str]], str]],
 ) -> QuerySet[Any]:
+    """The rows that match the keys which `columns` (with the path to them) hold. Raises `Problem` 400."""
     for key in query.keys:
         for table, prefix in columns:
             if key.path[0] in table and len(key.path) == 1 and not _late(key, scope):
@@ -185,7 +186,7 @@ def _late(key: Key, scope: Scope) -> bool:
     return scope.rewrite is not None and key.path[0] not in _UNCHANGED
 
 
-def _late_keys(query: Query, scope: Scope, columns: dict[int, Any]) -> list[Key]:
+def late_keys(query: Query, scope: Scope, columns: dict[int, Any]) -> list[Key]:
     """Keys that the database did not match."""
     return [key for key in query.keys if len(key.path) > 1 or key.path[0] not in columns or _late(key, scope)]
 
@@ -193,14 +194,14 @@ def _late_keys(query: Query, scope: Scope, columns: dict[int, Any]) -> list[Key]
 def _study_results(
     scope: Scope, page: list[Study], base: str, query: Query, needs_header: bool
 ) -> Iterator[dict[str, Any]]:
-    counts = _study_counts(scope, {one.pk for one in page})
-    headers = _headers({one.pk: one.pk for one in page}, "series__study", scope) if needs_header else {}
+    counts = study_counts(scope, {one.pk for one in page})
+    headers = headers_of([one.pk for one in page], "series__study", scope) if needs_header else {}
     for one in page:
         found = results.study(one, base, counts.get(one.pk))
         yield results.with_fields(found, headers.get(one.pk), query, [])
 
 
-def _study_counts(scope: Scope, studies: set[int]) -> dict[int, results.Counts]:
+def study_counts(scope: Scope, studies: set[int]) -> dict[int, results.Counts]:
     """What of each study this scope shows: number of series and instances, modalities."""
     rows = (
         scope.series.filter(study__in=studies)
@@ -211,10 +212,10 @@ def _study_counts(scope: Scope, studies: set[int]) -> dict[int, results.Counts]:
     return {pk: results.Counts(series, instances, sorted(filter(None, names))) for pk, series, instances, names in rows}
 
 
-def _headers(keys: dict[int, int], owner: str, scope: Scope | None = None) -> dict[int, dict[str, Any]]:
+def headers_of(keys: Iterable[int], owner: str, scope: Scope | None = None) -> dict[int, dict[str, Any]]:
     """One instance's header for each series or study."""
     visible = Instance.objects.all() if scope is None else scope.instances
-    first = visible.filter(**{f"{owner}__in": keys}).order_by().values_list(owner).annotate(chosen=Max("pk"))
+    first = visible.filter(**{f"{owner}__in": list(keys)}).order_by().values_list(owner).annotate(chosen=Max("pk"))
     chosen = {pk: owner_pk for owner_pk, pk in first}
     rows = Instance.objects.filter(pk__in=chosen).values_list("pk", "header")
     return {chosen[pk]: json.loads(header) for pk, header in rows}
