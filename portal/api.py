@@ -12,11 +12,13 @@ from inference.training.api import TrainingRunViewSet
 from portal.annotation.api import CampaignViewSet
 from studies.api import ImportViewSet, SeriesViewSet, StudyViewSet
 from studies.cohorts.api import CohortViewSet, ReferenceViewSet
+from studies.refusal_api import RefusalViewSet
 
 router = DefaultRouter()
 router.register("studies", StudyViewSet, basename="api_study")
 router.register("series", SeriesViewSet, basename="api_series")
 router.register("import", ImportViewSet, basename="api_import")
+router.register("refusals", RefusalViewSet, basename="api_refusal")
 router.register("cohorts", CohortViewSet, basename="api_cohort")
 router.register("references", ReferenceViewSet, basename="api_reference")
 router.register("jobs", JobViewSet, basename="api_job")

@@ -221,6 +221,7 @@ class ImportBatch(models.Model):
         COMMAND = "command"
         STOW = "stow"
         DEMO = "demo"
+        REPAIR = "repair"
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="import_batches")
     source = models.CharField(max_length=8, choices=Source.choices)
@@ -233,12 +234,51 @@ class ImportBatch(models.Model):
     objects = ImportBatchQuerySet.as_manager()
 
 
+class RefusalQuerySet(models.QuerySet["Refusal"]):
+    def visible_to(self, user: User) -> RefusalQuerySet:
+        return self.filter(batch__in=ImportBatch.objects.visible_to(user))
+
+    def open(self) -> RefusalQuerySet:
+        return self.filter(state=Refusal.State.OPEN)
+
+
 class Refusal(models.Model):
-    """A file that could not be stored, with the reason and, where its bytes are worth keeping, the file itself."""
+    """A file that could not be stored, with the reason and, where its bytes are worth keeping, the file itself.
+
+    Rows stay when they are settled, so that the fate of every file can be told.
+    """
+
+    class State(models.TextChoices):
+        OPEN = "open", "Open"
+        STORED = "stored", "Stored later"
+        KEPT = "kept", "The stored one counts"
+        DISCARDED = "discarded", "Discarded"
 
     batch = models.ForeignKey(ImportBatch, on_delete=models.CASCADE, related_name="refusals")
     name = models.CharField(max_length=255, help_text="File name as given, without folders")
     code = models.CharField(max_length=40)
     reason = models.TextField()
     file = models.CharField(max_length=255, blank=True, help_text="Path below MEDIA_ROOT/quarantine")
+    size = models.PositiveBigIntegerField(default=0, help_text="Bytes that were kept")
+    # "" where the file could not be read so far
+    sop_instance_uid = models.CharField(max_length=64, blank=True)
+    # As what it would have been stored, for another attempt.
+    origin = models.CharField(max_length=10, choices=Origin.choices, default=Origin.ACQUIRED)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    provenance = models.CharField(max_length=200, blank=True)
+    state = models.CharField(max_length=9, choices=State.choices, default=State.OPEN)
+    settled_at = models.DateTimeField(null=True, blank=True)
+    settled_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = RefusalQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(state__in=["open", "stored", "kept", "discarded"]), name="refusal_state_known"
+            ),
+        ]
+        indexes = [models.Index(fields=["state", "-id"], name="refusal_by_state")]

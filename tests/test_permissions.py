@@ -22,7 +22,8 @@ from portal.accounts.models import ApiToken, Role
 from portal.annotation import campaigns
 from portal.annotation.design import QuestionSpec
 from studies.cohorts import services as cohorts
-from studies.models import ImportBatch
+from studies.ingest import store
+from studies.models import ImportBatch, Refusal
 from tests.factories import ProjectFactory, UserFactory, ct_slice, make_ct_series, member, part10_bytes
 from tests.portal.rows import LABELS, entry, evaluation_row, prediction_row, version_row
 
@@ -131,6 +132,7 @@ def build() -> SimpleNamespace:
     campaigns.start(campaign, by=manager)
     task = campaign.tasks.order_by("position")[0]
     accounts.issue_token(user=users["administrator"], name="theirs")
+    refusal = conflict(project, series[0])
     return SimpleNamespace(
         users=users,
         project=project,
@@ -147,6 +149,8 @@ def build() -> SimpleNamespace:
             "api_series": series[0].pk,
             "import_batch": ImportBatch.objects.filter(project=project).latest("pk").pk,
             "api_import": ImportBatch.objects.filter(project=project).latest("pk").pk,
+            "refusal": refusal.pk,
+            "api_refusal": refusal.pk,
             "cohort": cohort.pk,
             "case_remove": cohort.pk,
             "api_cohort": cohort.pk,
@@ -217,6 +221,20 @@ def build() -> SimpleNamespace:
             },
         },
     )
+
+
+def conflict(project, series) -> Refusal:
+    """A refused file: the UID of a stored object, other pixels."""
+    image = series.instances.order_by("pk")[0]
+    other = ct_slice(
+        9,
+        SOPInstanceUID=image.sop_instance_uid,
+        SeriesInstanceUID=series.series_instance_uid,
+        StudyInstanceUID=series.study.study_instance_uid,
+        PatientID="P0",
+    )
+    store.store_file(part10_bytes(other), batch=store.open_batch(project, ImportBatch.Source.COMMAND), name="other.dcm")
+    return Refusal.objects.get(batch__project=project)
 
 
 def address(world, route: str) -> str:

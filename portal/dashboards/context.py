@@ -27,7 +27,13 @@ class Place:
 
 PLACES = (
     Place("Home", "home", "home"),
-    Place("Studies", "studies", "studies", "Images", ("study", "patient", "upload", "import_batch")),
+    Place(
+        "Studies",
+        "studies",
+        "studies",
+        "Images",
+        ("study", "patient", "upload", "import_batch", "quarantine", "refusal"),
+    ),
     Place("Cohorts", "cohorts", "cohort", "Images", ("cohort", "cohort_create"), more=True),
     Place("My reading", "my_reading", "reading", "Reading", ("reading_task",)),
     Place("Campaigns", "campaigns", "campaign", "Reading", ("campaign", "campaign_create")),

@@ -9,7 +9,7 @@ from django.views.decorators.http import require_safe
 
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
-from studies.models import ImportBatch
+from studies.models import ImportBatch, Refusal
 
 
 @require_safe
@@ -27,7 +27,9 @@ def upload(request: HttpRequest) -> HttpResponse:
         .select_related("project", "created_by")
         .order_by("-created_at")[:6]
     )
-    return render(request, "worklist/upload.html", {"projects": projects, "chosen": chosen, "recent": recent})
+    refused = Refusal.objects.visible_to(request.user).filter(batch__project__in=projects).open().count()
+    about = {"projects": projects, "chosen": chosen, "recent": recent, "refused": refused}
+    return render(request, "worklist/upload.html", about)
 
 
 @require_safe

@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, path
 
-from portal.worklist import cohorts, thumbnails, upload, views
+from portal.worklist import cohorts, quarantine, thumbnails, upload, views
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("studies/", views.studies, name="studies"),
@@ -9,6 +9,13 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("series/<int:pk>/thumbnail/", thumbnails.series_thumbnail, name="series_thumbnail"),
     path("upload/", upload.upload, name="upload"),
     path("imports/<int:pk>/", upload.import_batch, name="import_batch"),
+    path("quarantine/", quarantine.quarantine, name="quarantine"),
+    path("quarantine/all/", quarantine.quarantine_all, name="quarantine_all"),
+    path("quarantine/<int:pk>/", quarantine.refusal, name="refusal"),
+    path("quarantine/<int:pk>/retry/", quarantine.refusal_retry, name="refusal_retry"),
+    path("quarantine/<int:pk>/keep/", quarantine.refusal_keep, name="refusal_keep"),
+    path("quarantine/<int:pk>/discard/", quarantine.refusal_discard, name="refusal_discard"),
+    path("quarantine/<int:pk>/file/", quarantine.refusal_file, name="refusal_file"),
     path("patients/<int:pk>/", views.patient, name="patient"),
     path("cohorts/", cohorts.cohort_list, name="cohorts"),
     path("cohorts/new/", cohorts.cohort_create, name="cohort_create"),

@@ -83,6 +83,11 @@ def dicom_json(file: Part10) -> str:
     return "".join(out)
 
 
+def element_json(file: Part10, tag: int, element: Element, dataset: Item, encodings: tuple[str, ...]) -> str:
+    """One element that is no sequence, as the object that stands for it in DICOM JSON."""
+    return _Writer(file, []).value(tag, element, dataset, f"{tag:08X}", encodings)
+
+
 def with_base(text: str, instance_url: str) -> str:
     """Replace the relative bulk data references by absolute ones below an instance's URL."""
     return text.replace(BULK, f'"BulkDataURI":"{instance_url}/bulkdata/') if BULK in text else text

@@ -186,9 +186,15 @@ def settle(staged: Iterable[Staged], project_id: int) -> None:
 
 
 def quarantine(path: Path, project_id: int) -> str:
-    """Move a refused file aside; returns its place below MEDIA_ROOT/quarantine."""
+    """Sync a refused file and move it aside; returns its place below MEDIA_ROOT/quarantine."""
     place = f"{project_id}/{uuid.uuid4().hex}"
-    target = media("quarantine", place)
+    target = quarantined(place)
     target.parent.mkdir(parents=True, exist_ok=True)
+    _sync(path)
     os.replace(path, target)
+    _sync(target.parent)
     return place
+
+
+def quarantined(place: str) -> Path:
+    return media("quarantine", place)

@@ -136,7 +136,7 @@ def store_staged(
     with transaction.atomic():
         decided = known | rows.insert(batch.project_id, fresh, author)
         outcomes = [_outcome(entry, decided) for entry in entries]
-        _write_refusals(batch, entries, outcomes)
+        _write_refusals(batch, entries, outcomes, author)
         _count(batch, outcomes)
     for one in staged:
         if decided[id(one)].refusal is None and decided[id(one)].state is not State.STORED:
@@ -161,16 +161,40 @@ def _outcome(entry: Staged | tuple[str, Refused], decided: dict[int, rows.Decisi
     )
 
 
-def _write_refusals(batch: ImportBatch, entries: list[Staged | tuple[str, Refused]], outcomes: list[Outcome]) -> None:
+def _write_refusals(
+    batch: ImportBatch, entries: list[Staged | tuple[str, Refused]], outcomes: list[Outcome], author: rows.Author
+) -> None:
     refusals = []
     for entry, outcome in zip(entries, outcomes, strict=True):
         if outcome.state is not State.REFUSED:
             continue
         path = entry.path if isinstance(entry, Staged) else getattr(entry[1], "path", None)
-        place = quarantine(path, batch.project_id) if path is not None and path.exists() else ""
-        name = Path(outcome.name).name.replace("\0", "")[: limits.MAX_NAME] or "unnamed"
-        refusals.append(Refusal(batch=batch, name=name, code=outcome.code, reason=outcome.reason, file=place))
+        keep = path is not None and path.exists()
+        refusals.append(
+            Refusal(
+                batch=batch,
+                name=file_name(outcome.name),
+                code=outcome.code,
+                reason=storable(outcome.reason),
+                size=path.stat().st_size if keep else 0,
+                file=quarantine(path, batch.project_id) if keep else "",
+                sop_instance_uid=outcome.sop_instance_uid,
+                origin=author.origin,
+                created_by=author.created_by,
+                provenance=author.provenance,
+            )
+        )
     Refusal.objects.bulk_create(refusals)
+
+
+def storable(text: str) -> str:
+    """Text that the database takes: names of files may hold NUL, and bytes that are no UTF-8."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def file_name(name: str) -> str:
+    """The last part of a name as given, as the quarantine shows it."""
+    return storable(Path(name.replace("\\", "/")).name)[: limits.MAX_NAME] or "unnamed"
 
 
 def _count(batch: ImportBatch, outcomes: list[Outcome]) -> None:
