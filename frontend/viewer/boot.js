@@ -16,6 +16,14 @@
     return send.call(this, body);
   };
 
+  // OHIF's header lays its three parts over each other in a narrow window.
+  const narrow = window.innerWidth < 800;
+  if (narrow) {
+    const style = document.createElement("style");
+    style.textContent = '[data-cy="undo-btn"], [data-cy="redo-btn"] { display: none !important; }';
+    document.head.append(style);
+  }
+
   let leaving = false;
   function signIn() {
     if (leaving) return;
@@ -38,7 +46,7 @@
       },
     },
     showStudyList: false,
-    showPatientInfo: facts.kind === "task" ? "disabled" : "visibleCollapsed",
+    showPatientInfo: facts.kind === "task" || narrow ? "disabled" : "visibleCollapsed",
     showWarningMessageForCrossOrigin: false,
     showCPUFallbackMessage: false,
     showLoadingIndicator: true,

@@ -8,7 +8,8 @@ from django.urls import reverse
 
 from inference.prediction.models import Prediction
 from portal.annotation import reading
-from portal.annotation.models import Campaign, Read, Task
+from portal.annotation.models import Campaign, Read, SegmentLabel, Task
+from studies.dicom import labels as label_codes
 
 
 def dicomweb_root(task: Task) -> str:
@@ -49,10 +50,7 @@ def state(task: Task) -> dict[str, Any]:
             }
             for question in campaign.questions.all()
         ],
-        "segments": [
-            {"number": label.number, "name": label.name, "color": label.color, "required": label.required}
-            for label in campaign.segment_labels.all()
-        ],
+        "segments": [segment(label) for label in campaign.segment_labels.all()],
         "draft": draft_json(reading.read_back(newest), task.active_seconds) if newest else None,
         "read": read_json(read) if read else None,
         "active_seconds": task.active_seconds,
@@ -65,6 +63,19 @@ def state(task: Task) -> dict[str, Any]:
         "submitted": sum(state == Task.State.SUBMITTED for _, state in positions),
         "ai": ai_of(campaign, task),
         "next_url": next_url(task),
+    }
+
+
+def segment(label: SegmentLabel) -> dict[str, Any]:
+    """A structure to draw, with the coded concepts that its SEG gets: [value, scheme, meaning]."""
+    named = {"number": label.number, "name": label.name}
+    category, kind = label_codes.category_of(named), label_codes.type_of(named)
+    return {
+        **named,
+        "color": label.color,
+        "required": label.required,
+        "category": [category.value, category.scheme_designator, category.meaning],
+        "type": [kind.value, kind.scheme_designator, kind.meaning],
     }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 
+import highdicom as hd
 import numpy as np
 import pytest
+from django.conf import settings
 from django.urls import reverse
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Frame, Page, expect
@@ -85,6 +87,22 @@ def stroke(page: Page, label: int, dx: int, dy: int) -> None:
     page.mouse.up()
 
 
+def check_object(draft: Draft, phantom: Phantom) -> None:
+    """The stored SEG as highdicom, the reference implementation of the standard, reads it."""
+    instance = draft.segmentation.instances.get()
+    seg = hd.seg.segread(settings.MEDIA_ROOT / instance.file)
+    assert [(s.segment_number, s.segment_label, s.algorithm_type.value) for s in seg.SegmentSequence] == [
+        (1, "Left lobe", "MANUAL"),
+        (2, "Right lobe", "MANUAL"),
+    ]
+    assert seg.Manufacturer == "Readroom"
+    positions = {d.SOPInstanceUID: [float(v) for v in d.ImagePositionPatient] for d in phantom.datasets}
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        placed = [float(v) for v in frame.PlanePositionSequence[0].ImagePositionPatient]
+        assert placed == pytest.approx(positions[source.ReferencedSOPInstanceUID])
+
+
 def choose(page: Page, answer: str) -> None:
     page.locator(f"label.opt:has(input[value='{answer}'])").click()
 
@@ -144,6 +162,7 @@ def test_two_readers_draw_answer_and_submit_apart_from_each_other(campaign, phan
     assert in_archive(draft.segmentation, phantom) == drawn
     assert (draft.segmentation.origin, draft.segmentation.created_by) == (Origin.ANNOTATION, rita.reader)
     assert draft.segmentation.study.patient.patient_id == "S-1"  # under the patient's own identity again
+    check_object(draft, phantom)
 
     # A reload restores answers and drawing, and the drawing can be seen.
     page.reload()

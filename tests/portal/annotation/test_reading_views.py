@@ -25,7 +25,16 @@ def test_state_is_what_the_client_needs(client, task):
     state = client.get(reverse("reading_state", args=[task.pk])).json()
     assert state["campaign"]["name"] == "Nodules"
     assert [q["kind"] for q in state["questions"]] == ["yes_no", "scale"]
-    assert state["segments"] == [{"number": 1, "name": "Nodule", "color": "#5acce6", "required": False}]
+    assert state["segments"] == [
+        {
+            "number": 1,
+            "name": "Nodule",
+            "color": "#5acce6",
+            "required": False,
+            "category": ["49755003", "SCT", "Morphologically Abnormal Structure"],
+            "type": ["27925004", "SCT", "Nodule"],  # SNOMED CT
+        }
+    ]
     assert state["draft"] is None
     assert state["ai"] is None
     assert state["dicomweb_root"] == f"/dicomweb/tasks/{task.pk}"
