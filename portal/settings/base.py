@@ -29,6 +29,8 @@ INSTALLED_APPS = [
     "portal.runtime",
     "studies",
     "studies.cohorts",
+    "studies.dimse",
+    "studies.quality",
     "inference.jobs",
     "inference.registry",
     "inference.training",
@@ -136,6 +138,18 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
 }
 
+# Other imaging systems reach the archive here (DIMSE); without a port nothing listens.
+DIMSE_HOST = env.text("DIMSE_HOST", "127.0.0.1")
+DIMSE_PORT = env.number("DIMSE_PORT", 0, at_most=65535)
+DIMSE_TLS_PORT = env.number("DIMSE_TLS_PORT", 0, at_most=65535)
+DIMSE_AE_TITLE = env.text("DIMSE_AE_TITLE", "READROOM")
+DIMSE_TLS_CERTIFICATE = env.text("DIMSE_TLS_CERTIFICATE")
+DIMSE_TLS_KEY = env.text("DIMSE_TLS_KEY")
+DIMSE_TLS_CA = env.text("DIMSE_TLS_CA")
+# A remote that says nothing for this long is given up.
+DIMSE_TIMEOUT_SECONDS = env.seconds("DIMSE_TIMEOUT_SECONDS", 30)
+DIMSE_ASSOCIATIONS = env.number("DIMSE_ASSOCIATIONS", 16, at_least=1)
+
 CELERY_BROKER_URL = env.broker(lambda: running_url("valkey"))
 CELERY_TASK_IGNORE_RESULT = True  # Job rows are the truth
 CELERY_TASK_DEFAULT_QUEUE = "default"
@@ -154,11 +168,18 @@ JOB_LEASE_SECONDS = env.seconds("JOB_LEASE_SECONDS", 30)
 JOB_HEARTBEAT_SECONDS = env.seconds("JOB_HEARTBEAT_SECONDS", 5)
 JOB_REAP_SECONDS = env.seconds("JOB_REAP_SECONDS", 10)
 JOB_RESEND_SECONDS = env.seconds("JOB_RESEND_SECONDS", 60)
+# How often new series are looked through for missing slices, blank images and the like.
+QUALITY_CHECK_SECONDS = env.seconds("QUALITY_CHECK_SECONDS", 20)
 CELERY_BEAT_SCHEDULE = {
     "reap": {
         "task": "inference.jobs.reap",
         "schedule": JOB_REAP_SECONDS,
         "options": {"queue": "default", "expires": 3 * JOB_REAP_SECONDS},
+    },
+    "check_quality": {
+        "task": "portal.worklist.check_quality",
+        "schedule": QUALITY_CHECK_SECONDS,
+        "options": {"queue": "io", "expires": QUALITY_CHECK_SECONDS},
     },
 }
 

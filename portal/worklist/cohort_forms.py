@@ -22,6 +22,11 @@ class CohortForm(forms.Form):
         widget=forms.Textarea({"rows": 3}),
         help_text="Where the cases come from and how they were chosen.",
     )
+    without_findings = forms.BooleanField(
+        required=False,
+        label="Leave out images with quality findings",
+        help_text="Missing slices, blank or clipped images and the like; studies without other images stay out.",
+    )
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any):
         super().__init__(*args, **kwargs)

@@ -196,7 +196,10 @@ def _made(request: HttpRequest, project: Project, form: CohortForm, studies: lis
         description=form.cleaned_data["description"],
         by=request.user,
     )
-    added = services.add_studies(cohort, studies)
+    added = services.add_studies(cohort, studies, without_findings=form.cleaned_data["without_findings"])
+    if added.flagged:
+        n = len(added.flagged)
+        messages.warning(request, f"{n} stud{'y' if n == 1 else 'ies'} left out for quality findings.")
     if added.without_image:
         n = len(added.without_image)
         messages.warning(

@@ -15,13 +15,16 @@ from django.http import QueryDict
 from inference.prediction.models import Prediction
 from portal.accounts.models import Project, User
 from studies.cohorts.models import Case, Cohort
+from studies.dicom.quality import CODES
 from studies.models import Patient, Study
+from studies.quality.models import Finding
 
 PAGE_SIZE = 50
 DEEPEST_PAGE = 2000
 # Objects that are made, not acquired; who may see them differs from user to user, so they are no filter.
 NOT_IMAGES = ("SEG", "SR", "PR", "KO", "DOC", "REG", "RTSTRUCT", "RTPLAN", "RTDOSE")
 SINCE = {"today": ("Today", 0), "7": ("Last 7 days", 7), "30": ("Last 30 days", 30), "365": ("Last year", 365)}
+QUALITY = {"none": "Without findings", "any": "With any finding", **CODES}
 AI = {"yes": "With AI result", "no": "Without AI result"}
 SORTS = {
     "patient": ["patient__patient_name", "patient__patient_id", "-study_date", "-id"],
@@ -60,6 +63,7 @@ class StudyFilter:
     first: date | None = None
     last: date | None = None
     ai: str = ""
+    quality: str = ""
     cohort: int | None = None
     project: str = ""
     sort: str = "-acquired"
@@ -100,6 +104,7 @@ class StudyFilter:
             first=day("first"),
             last=day("last"),
             ai=one_of("ai", AI),
+            quality=one_of("quality", QUALITY),
             cohort=whole("cohort"),
             project=data.get("project", "")[:60],
             sort=one_of("resort", SORTS) or one_of("sort", SORTS) or "-acquired",
@@ -120,6 +125,7 @@ class StudyFilter:
             "first": self.first.isoformat() if self.first else "",
             "last": self.last.isoformat() if self.last else "",
             "ai": self.ai,
+            "quality": self.quality,
             "cohort": str(self.cohort or ""),
             "project": self.project,
         }
@@ -151,6 +157,12 @@ class StudyFilter:
         if self.ai:
             results = Exists(Prediction.objects.visible_to(user).filter(study=OuterRef("pk")))
             studies = studies.filter(results if self.ai == "yes" else ~results)
+        if self.quality:
+            # Findings are about images, which everybody sees who sees the study.
+            findings = Finding.objects.filter(series__study=OuterRef("pk"))
+            if self.quality in CODES:
+                findings = findings.filter(code=self.quality)
+            studies = studies.filter(~Exists(findings) if self.quality == "none" else Exists(findings))
         if self.cohort:
             cohorts = Cohort.objects.visible_to(user).filter(pk=self.cohort)
             studies = studies.filter(Exists(Case.objects.filter(study=OuterRef("pk"), cohort__in=cohorts)))

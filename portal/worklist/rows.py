@@ -13,6 +13,7 @@ from portal.accounts.models import Project, Role, User
 from portal.annotation.models import Task
 from portal.worklist.filters import NOT_IMAGES
 from studies.models import Patient, Series, Study
+from studies.quality.models import Finding
 
 
 @dataclass
@@ -22,6 +23,7 @@ class Row:
     series: int = 0
     images: int = 0
     results: list[Prediction] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)  # of the quality control, in words, each once
     reading: str = ""  # "", "reading", "read"
 
     @property
@@ -74,6 +76,10 @@ def build(studies: QuerySet[Study] | list[Study], user: User) -> list[Row]:
         row.images += entry["images"] or 0
         if entry["modality"] and entry["modality"] not in NOT_IMAGES:
             row.modalities.append(entry["modality"])
+    for finding in Finding.objects.visible_to(user).filter(series__study__in=rows).select_related("series"):
+        words = rows[finding.series.study_id].findings
+        if finding.get_code_display() not in words:
+            words.append(finding.get_code_display())
     results = Prediction.objects.visible_to(user).filter(study__in=rows).select_related("version__model")
     for prediction in results.order_by("-created_at", "-id"):
         prediction.status, prediction.words = said(prediction)

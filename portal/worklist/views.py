@@ -48,6 +48,7 @@ def studies(request: HttpRequest) -> HttpResponse:
         "choices": filters.choices(user, chosen) if any_study else {},
         "since": filters.SINCE,
         "ai": filters.AI,
+        "quality": filters.QUALITY,
         "any_study": any_study,
         "may_import": projects_where(user, Action.IMPORT).exists(),
         "may_curate": projects_where(user, Action.CURATE).exists(),
@@ -61,7 +62,11 @@ def study(request: HttpRequest, pk: int) -> HttpResponse:
     user = request.user
     study = get_object_or_404(Study.objects.visible_to(user).select_related("patient", "project"), pk=pk)
     series = list(
-        Series.objects.visible_to(user).filter(study=study).select_related("created_by").order_by("series_number", "id")
+        Series.objects.visible_to(user)
+        .filter(study=study)
+        .select_related("created_by")
+        .prefetch_related("quality_findings")
+        .order_by("series_number", "id")
     )
     results = list(
         Prediction.objects.visible_to(user)
@@ -76,6 +81,7 @@ def study(request: HttpRequest, pk: int) -> HttpResponse:
         "made": [one for one in series if one.origin != Origin.ACQUIRED],
         "annotations": [one for one in series if one.origin in (Origin.ANNOTATION, Origin.REFERENCE)],
         "results": results,
+        "findings": [finding for one in series for finding in one.quality_findings.all()],
         "events": history.of_patient(user, study.patient),
         "cohorts": history.cohorts_of(user, study),
         "may_run": may(user, Action.RUN, study.project),

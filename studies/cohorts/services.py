@@ -26,11 +26,13 @@ NOT_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "D
 
 @dataclass
 class Added:
-    """What became of studies that were to be added: new cases, members already, and those without images."""
+    """What became of studies that were to be added: new cases, members already, those without images, and those whose
+    images all have quality findings, where these were to be left out."""
 
     cases: list[Case] = field(default_factory=list)
     already: list[Case] = field(default_factory=list)
     without_image: list[Study] = field(default_factory=list)
+    flagged: list[Study] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,17 @@ def create(*, project: Project, name: str, by: User | None, description: str = "
 
 
 @transaction.atomic
-def add_studies(cohort: Cohort, studies: Iterable[Study], *, images: Mapping[int, Series] | None = None) -> Added:
+def add_studies(
+    cohort: Cohort,
+    studies: Iterable[Study],
+    *,
+    images: Mapping[int, Series] | None = None,
+    without_findings: bool = False,
+) -> Added:
     """Make a case of each study, in the order given, with pseudonyms C-0001, C-0002, …
 
     images: study id → the series to work on; otherwise the study's acquired image series with most images.
+    without_findings: choose only among series in which the quality control found nothing.
     Raises `CohortError` (`frozen`, `other_project`); nothing is added then.
     """
     cohort = _locked(cohort)
@@ -68,7 +77,9 @@ def add_studies(cohort: Cohort, studies: Iterable[Study], *, images: Mapping[int
     _refuse_other_projects(cohort, wanted)
     members = {case.study_id: case for case in cohort.cases.all()}
     chosen = dict(images or {})
-    picked = _pick_images([study for study in wanted if study.pk not in chosen and study.pk not in members])
+    open_studies = [study for study in wanted if study.pk not in chosen and study.pk not in members]
+    picked = _pick_images(open_studies, without_findings=without_findings)
+    usable = _pick_images(open_studies) if without_findings else picked
     result = Added()
     number = cohort.cases.count()
     taken = {case.name for case in members.values()}
@@ -78,7 +89,7 @@ def add_studies(cohort: Cohort, studies: Iterable[Study], *, images: Mapping[int
             continue
         image = chosen.get(study.pk) or picked.get(study.pk)
         if image is None or image.study_id != study.pk:
-            result.without_image.append(study)
+            (result.flagged if study.pk in usable else result.without_image).append(study)
             continue
         number += 1
         while f"C-{number:04d}" in taken:
@@ -205,7 +216,7 @@ def _refuse_other_projects(cohort: Cohort, studies: Sequence[Study]) -> None:
         )
 
 
-def _pick_images(studies: Sequence[Study]) -> dict[int, Series]:
+def _pick_images(studies: Sequence[Study], *, without_findings: bool = False) -> dict[int, Series]:
     """Study id → its acquired image series with most frames; the lowest series number among equals."""
     found = (
         Series.objects.filter(study__in=studies, origin=Origin.ACQUIRED)
@@ -214,6 +225,8 @@ def _pick_images(studies: Sequence[Study]) -> dict[int, Series]:
         .filter(frames__gt=0)
         .order_by("study_id", "-frames", "series_number", "id")
     )
+    if without_findings:
+        found = found.filter(quality_findings__isnull=True)
     picked: dict[int, Series] = {}
     for series in found:
         picked.setdefault(series.study_id, series)
