@@ -7,7 +7,7 @@ the top; each finding carries the numbers it was decided by.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,7 +50,8 @@ AXES = ("sagittal", "coronal", "axial")  # the plane whose normal is x, y, z
 DISTINGUISHING = (
     "TemporalPositionIdentifier", "AcquisitionNumber", "AcquisitionTime", "ContentTime", "TriggerTime", "EchoTime",
     "EchoNumbers", "InversionTime", "DiffusionBValue", "DiffusionGradientOrientation", "FlipAngle", "ImageType",
-    "TemporalPositionIndex", "CardiacPhase", "FrameReferenceDateTime", "FrameReferenceTime", "KVP",
+    "TemporalPositionIndex", "NominalPercentageOfCardiacPhase", "NominalCardiacTriggerDelayTime",
+    "FrameReferenceDateTime", "FrameReferenceTime", "KVP",
 )  # fmt: skip
 # Two projections whose row should run to the patient's left on the screen.
 FRONTAL_VIEWS = {"PA", "AP"}
@@ -187,8 +188,10 @@ def _along(stack: Sequence[Frame]) -> list[Finding]:
 def _duplicates(places: Sequence[Sequence[Frame]], n: int) -> list[Finding]:
     repeats = 0
     for place in places:
-        kinds = Counter(tuple(str(_value(frame, keyword)) for keyword in DISTINGUISHING) for frame in place)
-        repeats += sum(count - 1 for count in kinds.values())
+        objects: dict[tuple[str, ...], set[int]] = defaultdict(set)
+        for frame in place:  # frames of one object are told apart by it, if not by what we know
+            objects[tuple(str(_value(frame, keyword)) for keyword in DISTINGUISHING)].add(id(frame.dataset))
+        repeats += sum(len(alike) - 1 for alike in objects.values())
     if not repeats:
         return []
     reason = f"{repeats} of {n} images lie where another one lies, with nothing that tells them apart."

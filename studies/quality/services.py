@@ -22,8 +22,8 @@ from studies.quality.models import Check, Finding
 
 MAX_FRAMES = 1500  # of a series whose pixels are decoded, evenly spread; a longer cine loop is sampled
 SETTLED = timedelta(seconds=10)  # without new images before a series counts as whole
-# Objects without an image of the patient.
-NOT_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "ECG", "AU")
+# Objects without an image of the patient, and whole slides, whose tiles are blank beside the tissue.
+NOT_IMAGES = ("SM", "SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "ECG", "AU")
 
 
 def pending(project: Project | None = None, *, settled: bool = True) -> QuerySet[Series]:
