@@ -3,7 +3,7 @@
 // Emits "change" when voxels changed, "label" when another label became the active one.
 
 import { DRAWING as ID, until } from "./overlays.js";
-import { equalMaps, fetchLabelMap, imageKey } from "./seg.js";
+import { encode, equalMaps, fetchLabelMap, imageKey } from "./seg.js";
 
 const LABELMAP = "Labelmap";
 const TISSUE = ["85756007", "SCT", "Tissue"];
@@ -198,7 +198,7 @@ export class Drawing extends EventTarget {
       "SEGMENTATION",
     );
     if (!equalMaps(map, this.labelMap())) throw new Changed();
-    this.correct(dataset);
+    this.correct(dataset, map);
     // Not through OHIF's store function: it would list every saved state as a result of its own.
     await dataSource.store.dicom(dataset).catch((error) => {
       throw new Error(error.status ? `the server refused the drawing (${error.status})` : "the server cannot be reached");
@@ -222,9 +222,9 @@ export class Drawing extends EventTarget {
     return map;
   }
 
-  // What OHIF's generator leaves wrong or out: who made it, coded concepts, labels that no voxel has, and the position
-  // of each frame, which it takes from a re-sorted copy of the images.
-  correct(dataset) {
+  // What OHIF's generator leaves wrong or out: who made it, coded concepts, labels that no voxel has, the position of
+  // each frame, which it takes from a re-sorted copy of the images, and the pixels, whose frames it pads to whole bytes.
+  correct(dataset, map) {
     const sources = new Map(this.images().map(({ key, source }) => [key, source]));
     const first = sources.values().next().value;
     if (dataset.StudyID === "No Study ID") dataset.StudyID = first.StudyID ?? "";
@@ -249,18 +249,24 @@ export class Drawing extends EventTarget {
         ...(made?.RecommendedDisplayCIELabValue && { RecommendedDisplayCIELabValue: made.RecommendedDisplayCIELabValue }),
       };
     });
+    const frames = [];
     for (const item of dataset.PerFrameFunctionalGroupsSequence) {
       const identification = [item.SegmentIdentificationSequence].flat()[0];
-      identification.ReferencedSegmentNumber = place.get(Number(identification.ReferencedSegmentNumber));
+      const number = Number(identification.ReferencedSegmentNumber);
+      identification.ReferencedSegmentNumber = place.get(number);
       const derivation = [item.DerivationImageSequence].flat()[0];
       const reference = [derivation.SourceImageSequence].flat()[0];
-      const source = sources.get(imageKey(reference.ReferencedSOPInstanceUID, reference.ReferencedFrameNumber));
+      const key = imageKey(reference.ReferencedSOPInstanceUID, reference.ReferencedFrameNumber);
+      const source = sources.get(key);
+      frames.push([map.get(key), number]);
       if (!(Number(source.NumberOfFrames) > 1)) delete reference.ReferencedFrameNumber;
       reference.ReferencedSOPClassUID = source.SOPClassUID;
       reference.PurposeOfReferenceCodeSequence = [code(["121322", "DCM", "Source image for image processing operation"])];
       derivation.DerivationCodeSequence = [code(["113076", "DCM", "Segmentation"])];
       if (source.ImagePositionPatient) item.PlanePositionSequence = [{ ImagePositionPatient: [...source.ImagePositionPatient] }];
     }
+    const pixels = encode(frames, dataset.Rows * dataset.Columns).buffer;
+    dataset.PixelData = Array.isArray(dataset.PixelData) ? [pixels] : pixels;
     delete dataset.ImageComments; // a list of the images' comments, which the attribute cannot hold
   }
 }

@@ -72,6 +72,19 @@ export function decode(header, part10, labels) {
   return map;
 }
 
+// The frames of a BINARY Segmentation one after the other, bit by bit, without a gap between frames (PS3.5, 8.1.1 and
+// annex D.2), which matters where a frame does not end with a byte. frames: [[Uint8Array of label numbers, label number]]
+export function encode(frames, size) {
+  const length = Math.ceil((size * frames.length) / 8);
+  const pixels = new Uint8Array(length + (length % 2));
+  frames.forEach(([voxels, number], frame) => {
+    for (let i = 0, bit = frame * size; i < size; i++, bit++) {
+      if (voxels[i] === number) pixels[bit >> 3] |= 1 << (bit & 7);
+    }
+  });
+  return pixels;
+}
+
 // DICOM numbers segments from 1 without gaps; our labels are found again by their names.
 function segmentNumbers(header, labels) {
   const byName = new Map(labels.map((label) => [label.name, label.number]));
