@@ -101,9 +101,9 @@ class SeriesQuerySet(models.QuerySet["Series"]):
 
         Readers see images, model results and what they made themselves, never another reader's work or a
         reference standard. While a study is embargoed for a user (a blinded reading is open), only images and
-        the user's own objects remain.
+        the user's own objects remain. Unfinished drawings exist in their reading task only, for nobody else.
         """
-        series = self.filter(study__in=Study.objects.visible_to(user))
+        series = self.filter(study__in=Study.objects.visible_to(user)).exclude(origin=Origin.DRAFT)
         if user.is_superuser or not user.is_authenticated:
             return series
         acquired, own = models.Q(origin=Origin.ACQUIRED), models.Q(created_by=user)
@@ -120,6 +120,7 @@ class Origin(models.TextChoices):
     ACQUIRED = "acquired", "Images"
     MODEL = "model", "Model result"
     ANNOTATION = "annotation", "Reader's annotation"
+    DRAFT = "draft", "Reader's unfinished drawing"
     REFERENCE = "reference", "Reference standard"
 
 

@@ -18,6 +18,7 @@ from portal.annotation import answers as answering
 from portal.annotation import overlaps, segmentations, states
 from portal.annotation.errors import Incomplete, NotStored, StaleDraft
 from portal.annotation.models import Campaign, Draft, Read, Task
+from studies.ingest import store
 
 MAX_SECONDS = 24 * 3600
 
@@ -140,6 +141,8 @@ def submit(task: Task, *, base_version: int, active_seconds: int = 0) -> ReadBac
         active_seconds=task.active_seconds,
         digest=stored.digest,
     )
+    if draft.segmentation is not None:
+        store.publish_drawing(draft.segmentation)
     transaction.on_commit(lambda: overlaps.request_measurement(task.campaign, by=task.reader))
     return _sound(read)
 

@@ -32,7 +32,7 @@ def own_series(task: Task) -> Any:
     """The series that this reader made in this very task."""
     return Series.objects.filter(
         study_id=task.case.study_id,
-        origin=Origin.ANNOTATION,
+        origin__in=[Origin.DRAFT, Origin.ANNOTATION],
         created_by_id=task.reader_id,
         provenance=provenance(task),
     )

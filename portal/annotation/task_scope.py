@@ -86,7 +86,7 @@ def store_target(task: Task, header: Header) -> StoreTarget:
         raise Problem(409, "This series exists already. Give the object a SeriesInstanceUID of its own.")
     return StoreTarget(
         project=task.campaign.project,
-        origin=Origin.ANNOTATION,
+        origin=Origin.DRAFT,
         created_by=task.reader,
         provenance=segmentations.provenance(task),
     )

@@ -209,7 +209,8 @@ def _misplaced(header: Any, study: Study, series: Series, author: Author) -> Ref
             f"Study {study.study_instance_uid} belongs to another patient of this project (PatientID differs).",
         )
     if series.origin != author.origin or (
-        author.origin is Origin.ANNOTATION and series.created_by_id != (author.created_by and author.created_by.pk)
+        author.origin in (Origin.ANNOTATION, Origin.DRAFT)
+        and series.created_by_id != (author.created_by and author.created_by.pk)
     ):
         return Refused(
             "series_mismatch",

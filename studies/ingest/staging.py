@@ -185,6 +185,14 @@ def settle(staged: Iterable[Staged], project_id: int) -> None:
         _sync(folder)
 
 
+def put_back(staged: Staged, place: Path) -> None:
+    """Give a lost file its place again."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _sync(staged.path)
+    os.replace(staged.path, place)
+    _sync(place.parent)
+
+
 def quarantine(path: Path, project_id: int) -> str:
     """Sync a refused file and move it aside; returns its place below MEDIA_ROOT/quarantine."""
     place = f"{project_id}/{uuid.uuid4().hex}"

@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from portal.accounts.models import Project, User
 from studies.ingest import limits, rows
 from studies.ingest.outcome import Outcome, Refused, State
-from studies.ingest.staging import Source, Staged, adopt, media, quarantine, settle, stage
-from studies.models import ImportBatch, Origin, Refusal
+from studies.ingest.staging import Source, Staged, adopt, media, put_back, quarantine, settle, stage
+from studies.models import ImportBatch, Instance, Origin, Refusal, Series
 
 __all__ = ["Outcome", "State", "open_batch", "store_dataset", "store_file", "store_files", "store_staged"]
 
@@ -128,6 +128,9 @@ def store_staged(
     fresh = [one for one in staged if id(one) not in known]
     try:
         settle(fresh, batch.project_id)
+        for one in staged:
+            if id(one) in known and known[id(one)].state is State.DUPLICATE:
+                _heal(one, known[id(one)].instance)
     except BaseException:
         for one in staged:
             one.path.unlink(missing_ok=True)
@@ -142,6 +145,15 @@ def store_staged(
         if decided[id(one)].refusal is None and decided[id(one)].state is not State.STORED:
             one.path.unlink(missing_ok=True)
     return outcomes
+
+
+def _heal(one: Staged, held: Instance | None) -> None:
+    """The same bytes arrive for an object whose file was lost or cut: they take its place."""
+    if held is None:
+        return
+    path = media(held.file)
+    if not path.is_file() or path.stat().st_size != held.file_size:
+        put_back(one, path)
 
 
 def _outcome(entry: Staged | tuple[str, Refused], decided: dict[int, rows.Decision]) -> Outcome:
@@ -202,6 +214,11 @@ def _count(batch: ImportBatch, outcomes: list[Outcome]) -> None:
     ImportBatch.objects.filter(pk=batch.pk).update(
         **{state.value: F(state.value) + number for state, number in totals.items()}
     )
+
+
+def publish_drawing(series: Series) -> None:
+    """An unfinished drawing becomes part of a read: from now on others may see it as their roles say."""
+    Series.objects.filter(pk=series.pk, origin=Origin.DRAFT).update(origin=Origin.ANNOTATION)
 
 
 def absolute_path(instance_file: str) -> Path:

@@ -160,7 +160,7 @@ def test_two_readers_draw_answer_and_submit_apart_from_each_other(campaign, phan
     questions = {question.kind: str(question.pk) for question in campaign.questions.all()}
     assert draft.answers == {questions["yes_no"]: "yes", questions["scale"]: 4}
     assert in_archive(draft.segmentation, phantom) == drawn
-    assert (draft.segmentation.origin, draft.segmentation.created_by) == (Origin.ANNOTATION, rita.reader)
+    assert (draft.segmentation.origin, draft.segmentation.created_by) == (Origin.DRAFT, rita.reader)
     assert draft.segmentation.study.patient.patient_id == "S-1"  # under the patient's own identity again
     check_object(draft, phantom)
 

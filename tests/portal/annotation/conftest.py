@@ -96,7 +96,7 @@ def draw(task: Task, label_map: np.ndarray) -> Instance:
     outcome = store.store_dataset(
         dataset,
         batch=batch,
-        origin=Origin.ANNOTATION,
+        origin=Origin.DRAFT,
         created_by=task.reader,
         provenance=segmentations.provenance(task),
     )

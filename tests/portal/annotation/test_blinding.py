@@ -170,7 +170,7 @@ def test_what_a_blinded_reader_stores_is_kept_under_the_true_patient_and_served_
     assert "PatientIdentityRemoved" not in kept
     series = instance.series
     assert (series.origin, series.created_by, series.provenance) == (
-        Origin.ANNOTATION,
+        Origin.DRAFT,
         world.alice,
         f"campaign {task.campaign_id} task {task.pk}",
     )

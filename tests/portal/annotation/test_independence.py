@@ -150,7 +150,7 @@ def test_nobody_stores_into_another_readers_series(client, world, campaign):
     assert drawing.number_of_instances == 1
     response = stow(client, bob, seg_of(bob))
     assert response.status_code == 200
-    assert Series.objects.filter(origin=Origin.ANNOTATION, created_by=world.bob).count() == 1
+    assert Series.objects.filter(origin=Origin.DRAFT, created_by=world.bob).count() == 1
 
 
 def test_a_reader_cannot_save_a_draft_with_the_others_drawing(client, world, campaign):
@@ -195,3 +195,23 @@ def test_model_results_are_served_only_where_the_campaign_shows_that_version(cli
         client.get(f"/dicomweb/studies/{study}/series/{shown.segmentation.series_instance_uid}/metadata").status_code
         == 200
     )
+
+
+def test_an_unfinished_drawing_is_seen_in_its_task_only_and_published_by_submitting(client, world, campaign):
+    bob = task_of(campaign, world.bob)
+    client.force_login(world.bob)
+    assert stow(client, bob, seg_of(bob)).status_code == 200
+    drawing = Series.objects.get(origin=Origin.DRAFT)
+    study = bob.case.study.study_instance_uid
+    path = f"studies/{study}/series/{drawing.series_instance_uid}"
+    assert client.get(f"/dicomweb/tasks/{bob.pk}/{path}").status_code == 200
+    admin = world.manager.__class__.objects.create_superuser("root-of-drafts")
+    for user in (world.bob, world.manager, admin):
+        assert not Series.objects.visible_to(user).filter(pk=drawing.pk).exists()
+    sop = drawing.instances.get().sop_instance_uid
+    draft = reading.save_draft(
+        bob, base_version=0, answers=answers_of(bob, "yes", 2), segmentation_sop_uid=sop, active_seconds=1
+    )
+    reading.submit(bob, base_version=draft.record.version)
+    assert Series.objects.visible_to(world.manager).filter(pk=drawing.pk).exists()
+    assert not Series.objects.visible_to(world.alice).filter(pk=drawing.pk).exists()
