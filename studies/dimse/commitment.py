@@ -1,0 +1,132 @@
+"""Storage commitment: a promise is given only for what lies on disk, and its answer is sent until it arrives."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+from pydicom.dataset import Dataset
+from pynetdicom.presentation import build_context, build_role
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+
+from studies.dimse import network
+from studies.dimse.errors import RemoteError
+from studies.dimse.models import Commitment, RemoteNode
+from studies.ingest import store
+from studies.models import Instance
+
+logger = logging.getLogger(__name__)
+MAX_ATTEMPTS = 8
+FIRST_PAUSE = timedelta(seconds=20)  # then twice as long each time: about 85 minutes in all
+NO_SUCH_OBJECT = 0x0112
+CLASS_CONFLICT = 0x0119
+PROCESSING_FAILURE = 0x0110
+INVALID_ARGUMENT = 0x0115
+DUPLICATE_TRANSACTION = 0x0131
+MAX_REFERENCES = 100_000
+
+
+def request(node: RemoteNode, information: Dataset) -> int:
+    """Write a request down (N-ACTION, action type 1); returns the status to answer."""
+    uid = str(information.get("TransactionUID", "") or "")
+    references = [
+        [str(item.get("ReferencedSOPClassUID", "")), str(item.get("ReferencedSOPInstanceUID", ""))]
+        for item in information.get("ReferencedSOPSequence", None) or []
+    ]
+    if not uid or len(uid) > 64 or not references or len(references) > MAX_REFERENCES:
+        return INVALID_ARGUMENT
+    _, new = Commitment.objects.get_or_create(
+        node=node, transaction_uid=uid, defaults={"references": references, "due_at": timezone.now()}
+    )
+    return 0x0000 if new else DUPLICATE_TRANSACTION
+
+
+def send_due() -> int:
+    """Send the answers that are due; returns how many were tried."""
+    done = 0
+    while True:
+        with transaction.atomic():
+            one = (
+                Commitment.objects.select_for_update(skip_locked=True, of=("self",))
+                .filter(state=Commitment.State.PENDING, due_at__lte=timezone.now())
+                .select_related("node")
+                .order_by("due_at")
+                .first()
+            )
+            if one is None:
+                return done
+            # Claimed by moving the next attempt away: no lock is held while the remote is waited for.
+            one.attempts += 1
+            one.due_at = timezone.now() + FIRST_PAUSE * 2 ** (one.attempts - 1)
+            one.save(update_fields=["attempts", "due_at"])
+        done += 1
+        _try(one)
+
+
+def _try(one: Commitment) -> None:
+    try:
+        _report(one.node, one.transaction_uid, one.references)
+        one.state = Commitment.State.REPORTED
+    except RemoteError as error:
+        logger.warning("a storage commitment was not delivered", extra={"node_id": one.node_id, "cause": error.cause})
+        if one.attempts >= MAX_ATTEMPTS:
+            one.state = Commitment.State.GIVEN_UP
+    one.save(update_fields=["state"])
+
+
+def _report(node: RemoteNode, transaction_uid: str, references: list[list[str]]) -> None:
+    event_type, information = answer(node, transaction_uid, references)
+    context = build_context(StorageCommitmentPushModel, network.NATIVE)
+    role = build_role(StorageCommitmentPushModel, scu_role=False, scp_role=True)
+    with network.association(node, [context], roles=[role]) as assoc:
+        try:
+            status, _ = assoc.send_n_event_report(
+                information, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+            )
+        except ValueError:
+            raise RemoteError("The remote takes no answers to storage commitment from us.") from None
+    if "Status" not in status:
+        raise network.fell_silent("while it was told what is stored")
+    if status.Status != 0x0000:
+        raise RemoteError(f"The remote answered 0x{status.Status:04X} to storage commitment.")
+
+
+def answer(node: RemoteNode, transaction_uid: str, references: list[list[str]]) -> tuple[int, Dataset]:
+    """Event type (1: all, 2: failures exist) and information (PS3.4 table J.3.3-1)."""
+    uids = [uid for _, uid in references]
+    rows = Instance.objects.filter(project_id=node.project_id, sop_instance_uid__in=uids)
+    held = {row[0]: row[1:] for row in rows.values_list("sop_instance_uid", "sop_class_uid", "file", "file_size")}
+    good, bad = [], []
+    for sop_class, uid in references:
+        reason = _why_not(held.get(uid), sop_class)
+        (bad if reason else good).append(_item(sop_class, uid, reason))
+    information = Dataset()
+    information.TransactionUID = transaction_uid
+    information.ReferencedSOPSequence = good
+    if bad:
+        information.FailedSOPSequence = bad
+    return (2 if bad else 1), information
+
+
+def _why_not(held: tuple[Any, ...] | None, sop_class: str) -> int:
+    if held is None:
+        return NO_SUCH_OBJECT
+    kind, file, size = held
+    if kind != sop_class:
+        return CLASS_CONFLICT
+    try:
+        return 0 if store.absolute_path(file).stat().st_size == size else PROCESSING_FAILURE
+    except OSError:
+        return PROCESSING_FAILURE
+
+
+def _item(sop_class: str, uid: str, reason: int) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = sop_class
+    item.ReferencedSOPInstanceUID = uid
+    if reason:
+        item.FailureReason = reason
+    return item
