@@ -9,4 +9,9 @@ from portal.runtime.process import die_with_supervisor
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings.prod")
 die_with_supervisor()
 
-application = get_wsgi_application()
+django = get_wsgi_application()  # first: what follows needs the settings
+
+from portal.runtime.middleware import record  # noqa: E402
+from studies.dicomweb.front import Front  # noqa: E402
+
+application = Front(django, record=record)

@@ -33,6 +33,9 @@ class _Csrf(CsrfViewMiddleware):
 
 def user_of(request: HttpRequest) -> User:
     """The user of a request. Raises `Problem` 401 (nobody) or 403 (a forged request)."""
+    known: User | None = getattr(request, "dicomweb_user", None)  # the front has asked already
+    if known is not None:
+        return known
     header = request.META.get("HTTP_AUTHORIZATION", "")
     if header:
         kind, _, value = header.partition(" ")

@@ -97,17 +97,21 @@ def frame_numbers(text: str, instance: Instance) -> list[int]:
 def stored_frame(instance: Instance, number: int, kind: str = OCTETS, location: str = "") -> Payload | None:
     """Frame `number` (from 1) as it lies in the file; None where the file does not hold it as whole little-endian
     bytes (deflated, big endian, bit-packed across bytes)."""
-    table: list[Any] = instance.frame_table
-    if not table or instance.transfer_syntax_uid == part10.EXPLICIT_BE:
+    pieces = frame_pieces(instance.frame_table, instance.transfer_syntax_uid, number)
+    return None if pieces is None else Payload(kind, path=path_of(instance), pieces=pieces, location=location)
+
+
+def frame_pieces(table: list[Any], syntax: str, number: int) -> tuple[tuple[int, int], ...] | None:
+    """Where frame `number` (from 1) lies in its file, as (offset, length) pairs; None as for `stored_frame`."""
+    if not table or syntax == part10.EXPLICIT_BE:
         return None
-    path = path_of(instance)
     if isinstance(table[0], int):
         offset, length = table
-        return Payload(kind, path=path, pieces=((offset + (number - 1) * length, length),), location=location)
-    if instance.transfer_syntax_uid in NATIVE:
+        return ((offset + (number - 1) * length, length),)
+    if syntax in NATIVE:
         return None
     pairs = table[number - 1]
-    return Payload(kind, path=path, pieces=tuple(zip(pairs[::2], pairs[1::2], strict=True)), location=location)
+    return tuple(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def native_frames(instance: Instance, numbers: list[int]) -> Iterator[bytes]:

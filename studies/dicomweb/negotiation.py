@@ -36,8 +36,12 @@ class MediaRange:
 
 def accepted(request: HttpRequest) -> list[MediaRange]:
     """What the client takes, best first; `accept` in the query replaces the header. Nothing said means anything."""
-    text = ",".join(request.GET.getlist("accept")) or request.META.get("HTTP_ACCEPT", "") or "*/*"
-    return sorted(parse(text), key=lambda one: -one.quality)
+    return ranked(",".join(request.GET.getlist("accept")) or request.META.get("HTTP_ACCEPT", ""))
+
+
+def ranked(text: str) -> list[MediaRange]:
+    """The media types of an Accept header, best first."""
+    return sorted(parse(text or "*/*"), key=lambda one: -one.quality)
 
 
 def parse(text: str) -> list[MediaRange]:

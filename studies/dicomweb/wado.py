@@ -15,6 +15,8 @@ from studies.dicomweb.qido import find_series
 from studies.dicomweb.scope import Scope
 from studies.models import Instance
 
+FRAME_CACHE = "private, max-age=3600"  # a frame never changes
+
 
 def retrieve(
     request: HttpRequest, scope: Scope, study: str, series: str | None = None, instance: str | None = None
@@ -77,15 +79,13 @@ def frames(request: HttpRequest, scope: Scope, study: str, series: str, instance
     found = locations.find_instance(scope, study, series, instance)
     numbers = locations.frame_numbers(frames, found)
     syntax = found.transfer_syntax_uid
-    wanted, as_stored = _frame_form(request, syntax)
+    wanted, as_stored = frame_form(accepted(request), syntax)
     base = addresses.root(request, scope.base_path)
     address = f"{base}/studies/{study}/series/{series}/instances/{instance}/frames/"
-    kind = wanted.kind
+    kind = frame_kind(wanted, syntax, as_stored)
     if as_stored and syntax not in locations.NATIVE:
-        kind = f"{kind}; transfer-syntax={syntax}"
         payloads = [locations.stored_frame(found, n, kind, f"{address}{n}") for n in numbers]
     elif syntax in locations.NATIVE:
-        kind = f"{OCTETS}; transfer-syntax={part10.EXPLICIT_LE}"
         payloads = [locations.stored_frame(found, n, kind, f"{address}{n}") for n in numbers]
         if any(one is None for one in payloads):
             raw = locations.native_frames(found, numbers)
@@ -93,7 +93,6 @@ def frames(request: HttpRequest, scope: Scope, study: str, series: str, instance
                 answers.Payload(kind, data=data, location=f"{address}{n}") for n, data in zip(numbers, raw, strict=True)
             ]
     else:
-        kind = f"{OCTETS}; transfer-syntax={part10.EXPLICIT_LE}"
         payloads = [
             answers.Payload(
                 kind, data=transcoding.decoded_frame(locations.path_of(found), n - 1), location=f"{address}{n}"
@@ -110,14 +109,14 @@ def frames(request: HttpRequest, scope: Scope, study: str, series: str, instance
         response = answers.single(ready[0])
     else:
         response = answers.related(ready, wanted.kind, known=ready)
-    response["Cache-Control"] = "private, max-age=3600"
+    response["Cache-Control"] = FRAME_CACHE
     return response
 
 
-def _frame_form(request: HttpRequest, syntax: str) -> tuple[MediaRange, bool]:
-    """The media type to answer with, and whether frames go out as they lie in the file."""
+def frame_form(ranges: list[MediaRange], syntax: str) -> tuple[MediaRange, bool]:
+    """The media type to answer with, and whether frames go out as they lie in the file. Raises `Problem` 406."""
     own = locations.MEDIA_TYPES.get(syntax)
-    for one in accepted(request):
+    for one in ranges:
         asked = one.transfer_syntax
         if one.matches(OCTETS):
             chosen = MediaRange(OCTETS, one.multipart or "*" in one.kind, one.quality, one.parameters)
@@ -132,6 +131,13 @@ def _frame_form(request: HttpRequest, syntax: str) -> tuple[MediaRange, bool]:
         f'Frames of this object are offered as multipart/related; type="{OCTETS}" (transfer-syntax=* for the stored '
         f"one, {syntax}" + (f'), or type="{own}".' if own else ")."),
     )
+
+
+def frame_kind(wanted: MediaRange, syntax: str, as_stored: bool) -> str:
+    """The Content-Type of a frame's part."""
+    if as_stored and syntax not in locations.NATIVE:
+        return f"{wanted.kind}; transfer-syntax={syntax}"
+    return f"{OCTETS}; transfer-syntax={part10.EXPLICIT_LE}"
 
 
 def bulk_data(

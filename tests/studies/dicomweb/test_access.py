@@ -11,8 +11,20 @@ from portal.accounts.models import Role
 from portal.accounts.services import issue_token
 from studies.models import Origin
 from tests import factories
+from tests.studies.dicomweb.fronted import FrontClient, new_front
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(params=["django", "front"])
+def client(request):
+    """Django alone, and behind the front as in the web process."""
+    if request.param == "django":
+        yield Client()
+        return
+    front = new_front(seconds=0.0)
+    yield FrontClient(front)
+    front.close()
 
 
 def basic(username, secret):
