@@ -31,6 +31,7 @@ INSTALLED_APPS = [
     "studies.cohorts",
     "studies.dimse",
     "studies.quality",
+    "studies.deid",
     "inference.jobs",
     "inference.registry",
     "inference.training",
