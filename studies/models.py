@@ -221,6 +221,7 @@ class ImportBatch(models.Model):
         UPLOAD = "upload"
         COMMAND = "command"
         STOW = "stow"
+        DIMSE = "dimse"
         DEMO = "demo"
         REPAIR = "repair"
 

@@ -10,11 +10,11 @@ from django.db import transaction
 from django.utils import timezone
 from pydicom.dataset import Dataset
 from pynetdicom.presentation import build_context, build_role
-from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from studies.dimse import network
 from studies.dimse.errors import RemoteError
 from studies.dimse.models import Commitment, RemoteNode
+from studies.dimse.sop_classes import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from studies.ingest import store
 from studies.models import Instance
 
@@ -79,12 +79,12 @@ def _try(one: Commitment) -> None:
 
 def _report(node: RemoteNode, transaction_uid: str, references: list[list[str]]) -> None:
     event_type, information = answer(node, transaction_uid, references)
-    context = build_context(StorageCommitmentPushModel, network.NATIVE)
-    role = build_role(StorageCommitmentPushModel, scu_role=False, scp_role=True)
+    context = build_context(STORAGE_COMMITMENT, network.NATIVE)
+    role = build_role(STORAGE_COMMITMENT, scu_role=False, scp_role=True)
     with network.association(node, [context], roles=[role]) as assoc:
         try:
             status, _ = assoc.send_n_event_report(
-                information, event_type, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+                information, event_type, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
             )
         except ValueError:
             raise RemoteError("The remote takes no answers to storage commitment from us.") from None
@@ -99,7 +99,8 @@ def answer(node: RemoteNode, transaction_uid: str, references: list[list[str]]) 
     uids = [uid for _, uid in references]
     rows = Instance.objects.filter(project_id=node.project_id, sop_instance_uid__in=uids)
     held = {row[0]: row[1:] for row in rows.values_list("sop_instance_uid", "sop_class_uid", "file", "file_size")}
-    good, bad = [], []
+    good: list[Dataset] = []
+    bad: list[Dataset] = []
     for sop_class, uid in references:
         reason = _why_not(held.get(uid), sop_class)
         (bad if reason else good).append(_item(sop_class, uid, reason))

@@ -116,7 +116,7 @@ def _late_match(found: dict[str, Any], late: list[Key]) -> bool:
 
 
 def _patients(scope: Scope, query: Query) -> Iterator[dict[str, Any]]:
-    rows = Patient.objects.filter(pk__in=scope.studies.values("patient"))
+    rows: QuerySet[Any] = Patient.objects.filter(pk__in=scope.studies.values("patient"))
     rows = qido.narrow(rows, query, scope, [(PATIENT, "")])
     if qido.late_keys(query, scope, PATIENT):
         raise BadIdentifier("A key below the level PATIENT was to be matched")

@@ -6,14 +6,12 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-import pynetdicom
 from django.conf import settings
-from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, _config, dimse_messages
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
@@ -136,16 +134,17 @@ def _reachable(node: RemoteNode) -> None:
 
 
 def _why_not(node: RemoteNode, made: Association) -> Exception:
-    if made.is_rejected:
-        rejection = made.acceptor.primitive
-        reason = {
+    rejection = made.acceptor.primitive if made.is_rejected else None
+    if rejection is not None:
+        reasons = {
             (1, 3): (f"it does not know our AE title {node.called_ae_title}", "Enter it there."),
             (1, 7): (f"its AE title is not {node.ae_title}", "Correct the node's AE title."),
             (3, 1): ("it is busy", "Try later."),
             (3, 2): ("it has too many connections", "Try later."),
-        }.get((rejection.result_source, rejection.diagnostic)) if rejection is not None else None  # fmt: skip
-        cause, step = reason or ("it gave no reason", "Ask its administrator.")
-        kind = Unreachable if rejection is not None and rejection.result_source == 3 else RemoteRefused
+        }
+        source, diagnostic = rejection.result_source or 0, rejection.diagnostic or 0
+        cause, step = reasons.get((source, diagnostic), ("it gave no reason", "Ask its administrator."))
+        kind = Unreachable if source == 3 else RemoteRefused
         return kind(f"The remote refused the association: {cause}.", step)
     if node.tls:
         return Unreachable(
@@ -186,8 +185,3 @@ def forget_partial(made: Association) -> None:
     path = getattr(message, "_data_set_path", None)
     if isinstance(path, Path):
         path.unlink(missing_ok=True)
-
-
-Handler = Callable[..., Any]
-VERSION = pynetdicom.__version__
-DEFAULT_SYNTAX = ImplicitVRLittleEndian

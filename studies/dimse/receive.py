@@ -14,7 +14,6 @@ from studies.ingest.outcome import Outcome, Refused, State
 from studies.ingest.staging import Staged
 from studies.models import ImportBatch, Instance
 
-SOURCE = "dimse"  # of an import batch
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
 MISMATCH = 0xA900

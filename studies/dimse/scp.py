@@ -19,21 +19,11 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import AllStoragePresentationContexts
-from pynetdicom.sop_class import (
-    PatientRootQueryRetrieveInformationModelFind,
-    PatientRootQueryRetrieveInformationModelGet,
-    PatientRootQueryRetrieveInformationModelMove,
-    StorageCommitmentPushModel,
-    StudyRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelGet,
-    StudyRootQueryRetrieveInformationModelMove,
-    Verification,
-)
 from pynetdicom.transport import ThreadedAssociationServer
 
 from studies.dicom.vr import DEFLATED_LE, EXPLICIT_BE
 from studies.dicomweb.problems import Problem
-from studies.dimse import commitment, find, landing, network, nodes, objects, receive
+from studies.dimse import commitment, find, landing, network, nodes, objects, receive, sop_classes
 from studies.dimse.errors import NodeError
 from studies.dimse.models import RemoteNode
 from studies.ingest import store
@@ -45,13 +35,13 @@ Service = RemoteNode.Service
 PENDING, CANCELLED = 0xFF00, 0xFE00
 UNABLE, UNKNOWN_DESTINATION = 0xC000, 0xA801
 FOUND_BY = {
-    PatientRootQueryRetrieveInformationModelFind: Service.FIND,
-    StudyRootQueryRetrieveInformationModelFind: Service.FIND,
-    PatientRootQueryRetrieveInformationModelMove: Service.MOVE,
-    StudyRootQueryRetrieveInformationModelMove: Service.MOVE,
-    PatientRootQueryRetrieveInformationModelGet: Service.GET,
-    StudyRootQueryRetrieveInformationModelGet: Service.GET,
-    StorageCommitmentPushModel: Service.COMMIT,
+    sop_classes.PATIENT_ROOT_FIND: Service.FIND,
+    sop_classes.STUDY_ROOT_FIND: Service.FIND,
+    sop_classes.PATIENT_ROOT_MOVE: Service.MOVE,
+    sop_classes.STUDY_ROOT_MOVE: Service.MOVE,
+    sop_classes.PATIENT_ROOT_GET: Service.GET,
+    sop_classes.STUDY_ROOT_GET: Service.GET,
+    sop_classes.STORAGE_COMMITMENT: Service.COMMIT,
 }
 
 
@@ -74,7 +64,7 @@ def archive() -> Archive:
     ae = Archive(settings.DIMSE_AE_TITLE)
     network.with_timeouts(ae)
     ae.maximum_associations = settings.DIMSE_ASSOCIATIONS
-    ae.add_supported_context(Verification, network.NATIVE)
+    ae.add_supported_context(sop_classes.VERIFICATION, network.NATIVE)
     syntaxes = [*network.NATIVE, DEFLATED_LE, EXPLICIT_BE, *network.COMPRESSED]
     for context in AllStoragePresentationContexts:
         ae.add_supported_context(context.abstract_syntax, syntaxes, scu_role=True, scp_role=True)  # type: ignore[arg-type]
@@ -95,7 +85,7 @@ def listen(ae: Archive) -> list[ThreadedAssociationServer]:
             wanted.append((settings.DIMSE_TLS_PORT, network.server_tls()))
         except OSError as error:
             raise NodeError("The TLS certificate or key cannot be used.", "Check DIMSE_TLS_….") from error
-    servers = []
+    servers: list[ThreadedAssociationServer] = []
     for port, context in wanted:
         try:
             address = (settings.DIMSE_HOST, port)
@@ -103,6 +93,7 @@ def listen(ae: Archive) -> list[ThreadedAssociationServer]:
             server = ae.start_server(address, block=False, evt_handlers=bound, ssl_context=context)
         except OSError as error:
             raise NodeError(f"Port {port} cannot be opened: {error.strerror}.", "Give another one.") from None
+        assert server is not None  # it does not block
         servers.append(server)
     return servers
 
@@ -131,7 +122,7 @@ class Conversation:
 
     def batch(self) -> ImportBatch:
         if self._batch is None:
-            self._batch = store.open_batch(self.node.project, receive.SOURCE)
+            self._batch = store.open_batch(self.node.project, ImportBatch.Source.DIMSE)
         return self._batch
 
     def may(self, service: Service) -> bool:
