@@ -62,6 +62,12 @@ def order(
     return export
 
 
+def queued(export: Export) -> None:
+    """The export waits for a worker, for the first time or again."""
+    export.state, export.failure = Export.State.QUEUED, ""
+    export.save(update_fields=["state", "failure"])
+
+
 def make(export: Export, report: Report | None = None) -> Export:
     """Write the zip archive of an export. Raises `DeidError`; the export then says why, and no file is left."""
     try:
