@@ -10,6 +10,7 @@ from django.conf import settings
 from portal.viewer import install as viewer
 from tests import browser
 from tests.worker import (  # noqa: F401
+    _begin_worker,
     _shared_worker,
     broker,
     celery_beat_process,

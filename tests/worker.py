@@ -18,7 +18,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -115,42 +117,57 @@ def broker(tmp_path_factory) -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture(scope="session")
-def start_worker(broker, django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Callable[..., Process]]:
-    """Starts a worker and answers when it is ready: `start_worker(queues="train", concurrency=1)`."""
-    started: list[Process] = []
+def _begin_worker(broker, django_db_setup, django_db_blocker, tmp_path_factory) -> Callable[..., Process]:
+    numbers = count()
 
-    def start(
+    def begin(
         *, queues: str = QUEUES, concurrency: int = 1, include: str = SAMPLE_TASKS, **environment: str
     ) -> Process:
-        number = len(started)
+        number = next(numbers)
         with django_db_blocker.unblock():
             env = _environment(**environment)
-        process = Process(
+        return Process(
             ["worker", "-Q", queues, "-c", str(concurrency), "-I", include, "-n", f"w{number}@test", "-l", "info",
              "--without-gossip", "--without-mingle"],
             tmp_path_factory.mktemp("worker") / f"worker{number}.log",
             "ready.",
             env,
         )  # fmt: skip
-        started.append(process)
-        return process
+
+    return begin
+
+
+@pytest.fixture
+def start_worker(_begin_worker, transactional_db) -> Iterator[Callable[..., Process]]:
+    """Starts a worker of this test and answers when it is ready: `start_worker(queues="train", concurrency=1)`.
+
+    It ends with the test: a worker that lives on would take the next test's jobs, with a storage of its own.
+    """
+    started: list[Process] = []
+
+    def start(**options: Any) -> Process:
+        started.append(_begin_worker(**options))
+        return started[-1]
 
     yield start
     for process in started:
         process.stop()
 
 
-@pytest.fixture(scope="session")
-def _shared_worker() -> dict[str, Process]:
-    return {}
+@pytest.fixture(scope="module")
+def _shared_worker() -> Iterator[dict[str, Process]]:
+    held: dict[str, Process] = {}
+    yield held
+    for process in held.values():
+        process.stop()
 
 
 @pytest.fixture
-def celery_worker_process(start_worker, _shared_worker, transactional_db) -> Process:
-    """One worker for every queue, shared by the tests of a session."""
+def celery_worker_process(_begin_worker, _shared_worker, transactional_db) -> Process:
+    """One worker for every queue, shared by the tests of a module."""
     process = _shared_worker.get("process")
     if process is None or not process.alive:
-        process = _shared_worker["process"] = start_worker(concurrency=2)
+        process = _shared_worker["process"] = _begin_worker(concurrency=2)
     return process
 
 

@@ -13,13 +13,14 @@ def viewport_pixels(page: Page, frame: Frame) -> np.ndarray:
     """[row, column, RGB] of the image area of the active viewport, without the texts in its corners."""
     element = frame.frame_element() if frame.parent_frame else None
     outer = element.bounding_box() if element else {"x": 0, "y": 0}
-    box = frame.evaluate(
+    box = frame.wait_for_function(
         """() => {
           const id = services.viewportGridService.getActiveViewportId();
-          const r = services.cornerstoneViewportService.getCornerstoneViewport(id).canvas.getBoundingClientRect();
+          const r = services.cornerstoneViewportService.getCornerstoneViewport(id)?.canvas.getBoundingClientRect();
+          if (!r) return null;  // the layout is just being made
           return [r.x, r.y, r.width, r.height];
         }"""
-    )
+    ).json_value()
     x, y, width, height = box
     clip = {
         "x": outer["x"] + x + 0.2 * width,

@@ -22,7 +22,10 @@ from portal.viewer import install as viewer
 from tests.browser import VIEWER
 
 MANAGE = [sys.executable, str(REPOSITORY / "manage.py")]
-GIVEN = {"DATABASE_URL", "CELERY_BROKER_URL", "SECRET_KEY", "MEDIA_ROOT", "DJANGO_SETTINGS_MODULE", "PORT", "HOST"}
+GIVEN = {
+    *("DATABASE_URL", "CELERY_BROKER_URL", "SECRET_KEY", "MEDIA_ROOT", "DJANGO_SETTINGS_MODULE", "PORT", "HOST"),
+    "DJANGO_ALLOW_ASYNC_UNSAFE",  # the browser tests of this process need it
+}
 
 
 def environment(data: Path, **more: str) -> dict[str, str]:
@@ -137,6 +140,8 @@ class Portal:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # Where the suite itself runs in the background, SIGINT is ignored, and children would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         threading.Thread(target=self._read, daemon=True).start()
         if not eventually(lambda: self._ready() or self.process.poll() is not None, seconds) or not self._ready():
