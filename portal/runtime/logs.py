@@ -106,6 +106,8 @@ def logging_settings(level: str = "INFO", messages: bool = False) -> dict[str, A
             "celery.beat": {"filters": ["no_routine"]},
             "celery.worker.strategy": {"level": "WARNING"},
             "celery.app.trace": {"level": "WARNING"},
+            # Its lines quote values of the files that it reads, names of patients among them.
+            "pydicom": {"level": "CRITICAL", "propagate": False},
             # Without Django's own handlers, which mail and print whole requests.
             "django": {"handlers": [], "level": "WARNING", "propagate": True},
             "django.server": {"handlers": [], "level": "WARNING", "propagate": True},

@@ -69,8 +69,24 @@ def _group(dataset: Dataset, index: int, keyword: str) -> Dataset | None:
 def frames_of(dataset: Dataset) -> list[Frame]:
     """Every frame of an object.
 
-    Raises `GeometryError` where an object of several frames does not say where they lie.
+    Raises `GeometryError` where an object of several frames does not say where they lie, or where what it says is no
+    number (`malformed`).
     """
+    try:
+        return _frames_of(dataset)
+    except (ValueError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        raise _malformed() from error
+
+
+def _malformed() -> GeometryError:
+    return GeometryError(
+        "The geometry of an image is damaged: its size, position, orientation or spacing cannot be read.",
+        "Import the file again from its source, or leave it out.",
+        code="malformed",
+    )
+
+
+def _frames_of(dataset: Dataset) -> list[Frame]:
     count = int(dataset.get("NumberOfFrames") or 1)
     enhanced = "SharedFunctionalGroupsSequence" in dataset or "PerFrameFunctionalGroupsSequence" in dataset
     if count > 1 and not enhanced:
@@ -116,12 +132,14 @@ def regular_grid(datasets: Iterable[Dataset]) -> Grid:
     """Sort the frames of a series along their normal and check that they make one regular, right-angled grid.
 
     A single frame without a position (a radiograph) becomes a grid of one slice at the origin.
-    Raises `GeometryError` with code `empty`, `no_position`, `size`, `orientation`, `pixel_spacing`,
+    Raises `GeometryError` with code `empty`, `malformed`, `no_position`, `size`, `orientation`, `pixel_spacing`,
     `duplicate_position`, `spacing` or `tilt`.
     """
     frames = [frame for dataset in datasets for frame in frames_of(dataset)]
     if not frames:
         raise GeometryError("The series has no images.", "Choose a series with images.", code="empty")
+    if not all(_usable(frame) for frame in frames):
+        raise _malformed()
     if len(frames) == 1 and np.isnan(frames[0].position).any():
         frame = frames[0]
         spacing = (frame.thickness or 1.0, *frame.pixel_spacing)
@@ -150,6 +168,19 @@ def regular_grid(datasets: Iterable[Dataset]) -> Grid:
         (step, first.pixel_spacing[0], first.pixel_spacing[1]),
         (float(origin[0]), float(origin[1]), float(origin[2])),
         direction,
+    )
+
+
+def _usable(frame: Frame) -> bool:
+    rows, columns = frame.dataset.get("Rows"), frame.dataset.get("Columns")
+    return (
+        isinstance(rows, int)
+        and isinstance(columns, int)
+        and bool(np.isfinite(frame.orientation).all())
+        and float(np.linalg.norm(frame.normal)) > 1e-3
+        and all(np.isfinite(value) and value > 0 for value in frame.pixel_spacing)
+        and np.isfinite(frame.slope)
+        and np.isfinite(frame.intercept)
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ class Item(dict[int, Element]):
 
 @dataclass(slots=True)
 class Part10:
-    """What a walk found. `buffer` is the file, or for deflated files the inflated data set behind its meta header."""
+    """What a walk found. `buffer` is the file, for deflated files the inflated data set behind its meta header."""
 
     buffer: Any
     meta: Item
@@ -225,6 +226,9 @@ class _Walk:
                 if delimited or end < self.size:
                     raise Part10Error("malformed", f"An item of {tag_name(tag)} is longer than its sequence.")
                 raise self._truncated(tag, position, length, end)
+            self.count += 1  # an empty item costs memory too
+            if self.count > MAX_ELEMENTS:
+                raise Part10Error("too_complex", f"The header has more than {MAX_ELEMENTS:,} elements and items.")
             stop = end if length == UNDEFINED else position + length
             item, after = self.dataset(position, stop, implicit, order, depth + 1, parent)
             items.append(item)
@@ -301,27 +305,31 @@ class _Walk:
         )
 
 
-def inflate(buffer: Any, start: int) -> bytes:
-    """Inflate the deflated part of a file (PS3.5 A.5), never beyond `MAX_INFLATED` bytes."""
-    engine, parts, total = zlib.decompressobj(-zlib.MAX_WBITS), [], 0
-    try:
-        for at in range(start, len(buffer), 1 << 20):
-            piece = bytes(buffer[at : at + (1 << 20)])
-            while piece:
-                out = engine.decompress(piece, 1 << 22)
-                total += len(out)
-                if total > MAX_INFLATED:
-                    raise Part10Error("too_large", f"The deflated data set grows beyond {MAX_INFLATED:,} bytes.")
-                parts.append(out)
-                piece = engine.unconsumed_tail
-            if engine.eof:
-                break
-        parts.append(engine.flush())
-    except zlib.error as error:
-        raise Part10Error("malformed", f"The deflated data set cannot be inflated: {error}.") from error
-    if not engine.eof:
-        raise Part10Error("truncated", "The file ends inside the deflated data set.")
-    return b"".join(parts)
+def inflated(buffer: Any, start: int) -> Any:
+    """The file with its deflated part (PS3.5 A.5) inflated, as a memory map of a temporary file: a small file may hold
+    gigabytes. Never beyond `MAX_INFLATED` bytes."""
+    engine, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    with tempfile.TemporaryFile() as whole:
+        whole.write(buffer[:start])
+        try:
+            for at in range(start, len(buffer), 1 << 20):
+                piece = bytes(buffer[at : at + (1 << 20)])
+                while piece:
+                    out = engine.decompress(piece, 1 << 22)
+                    total += len(out)
+                    if total > MAX_INFLATED:
+                        raise Part10Error("too_large", f"The deflated data set grows beyond {MAX_INFLATED:,} bytes.")
+                    whole.write(out)
+                    piece = engine.unconsumed_tail
+                if engine.eof:
+                    break
+            whole.write(engine.flush())
+        except zlib.error as error:
+            raise Part10Error("malformed", f"The deflated data set cannot be inflated: {error}.") from error
+        if not engine.eof:
+            raise Part10Error("truncated", "The file ends inside the deflated data set.")
+        whole.flush()
+        return mmap.mmap(whole.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def walk(buffer: Any) -> Part10:
@@ -339,7 +347,7 @@ def walk(buffer: Any) -> Part10:
     if not syntax:
         syntax = guess_transfer_syntax(bytes(buffer[start : start + 8]).ljust(8, b"\0"))
     if syntax in DEFLATED:
-        buffer = bytes(buffer[:start]) + inflate(buffer, start)
+        buffer = inflated(buffer, start)
         reader = _Walk(buffer)
     implicit, order = syntax == IMPLICIT_LE, ">" if syntax == EXPLICIT_BE else "<"
     first = bytes(buffer[start + 4 : start + 6])

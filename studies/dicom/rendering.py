@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,30 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, pixel_array
 
-MAX_PIXELS = 100_000_000
+from studies.dicom import part10
+from studies.dicom.codestream import dimensions
+from studies.dicom.frame_table import frame_table
+
+MAX_SAMPLES = 100_000_000  # of one frame
+MAX_FRAME = 1 << 29  # bytes of one frame
+MAX_INFLATED = 1 << 28  # bytes of a deflated data set
+MAX_WHOLE = 1 << 29  # bytes of a file whose frames cannot be reached one by one
+STRIP = 1 << 20  # samples that are computed at a time
+_JPEG_HEAD = 1 << 18  # bytes in which a codestream says its size
+
+# What a picture depends on; a header may hold a million elements.
+_TAGS: list[Any] = [
+    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "NumberOfFrames", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
+    "VOILUTSequence", "PresentationLUTShape", "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
+    "AlphaPaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData", "AlphaPaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData", "SegmentedAlphaPaletteColorLookupTableData",
+    "PaletteColorLookupTableUID", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+]  # fmt: skip
 
 
 class RenderError(Exception):
@@ -50,10 +74,8 @@ def render(path: Path, frame: int = 0, window: Window | None = None) -> np.ndarr
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = dcmread(path, defer_size=4096, specific_tags=None)
-            if int(dataset.get("Rows") or 0) * int(dataset.get("Columns") or 0) > MAX_PIXELS:
-                raise RenderError("The image is too large for a picture.")
-            return picture(decoded(path, frame), dataset, frame, window)
+            pixels = decoded(path, frame)
+            return picture(pixels, dcmread(path, specific_tags=_TAGS, stop_before_pixels=True), frame, window)
     except RenderError:
         raise
     except Exception as error:  # decoders raise whatever they like on bytes they cannot decode
@@ -61,35 +83,72 @@ def render(path: Path, frame: int = 0, window: Window | None = None) -> np.ndarr
 
 
 def decoded(path: Path, frame: int, *, raw: bool = False) -> np.ndarray:
-    """The stored values of one frame; colours as RGB, or with `raw` as in the file. Raises what decoders raise."""
+    """The stored values of one frame; colours as RGB, or with `raw` as in the file. Raises what decoders raise, and
+    `RenderError` where a frame claims more than a picture may cost."""
+    _bounded(path, frame)
     try:
         return pixel_array(path, index=frame, raw=raw)
     except (AttributeError, ValueError):  # reading by position fails on deflated files and misplaced fragments
+        if path.stat().st_size > MAX_WHOLE:
+            raise
         return pixel_array(dcmread(path), index=frame, raw=raw)
 
 
+def _bounded(path: Path, frame: int) -> None:
+    """Refuse what would take much more memory to decode than its bytes suggest. Decoders trust the codestream."""
+    with part10.mapped(path) as buffer:
+        file = part10.walk(buffer)
+        if file.transfer_syntax_uid in part10.DEFLATED and len(file.buffer) > MAX_INFLATED:
+            raise RenderError("The deflated image is too large for a picture.")
+        rows, columns = file.number(0x00280010) or 0, file.number(0x00280011) or 0
+        samples = rows * columns * (file.number(0x00280002) or 1)
+        if samples > MAX_SAMPLES or samples * (file.number(0x00280100) or 8) // 8 > MAX_FRAME:
+            raise RenderError("The image is too large for a picture.")
+        table = frame_table(file) if file.encapsulated else []
+        if frame < len(table):
+            offset, length = table[frame][:2]
+            found = dimensions(bytes(file.buffer[offset : offset + min(length, _JPEG_HEAD)]))
+            if found is not None and found[0] * found[1] * found[2] > samples:
+                raise RenderError("The compressed image claims to be larger than its header says.")
+
+
 def picture(pixels: np.ndarray, dataset: Dataset, frame: int = 0, window: Window | None = None) -> np.ndarray:
-    """Decoded stored values of one frame → 8 bits."""
+    """Decoded stored values of one frame → 8 bits. Computed in strips, so it takes little more than the pixels."""
     if str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR":
-        return _eight_bits(apply_color_lut(pixels, dataset))
+        return _in_strips(pixels, lambda strip: _eight_bits(apply_color_lut(strip, dataset)), 3)
     if pixels.ndim == 3:
-        return _eight_bits(pixels, int(dataset.get("BitsStored") or 8))
-    padding = _padding(pixels, dataset)
-    values = modality_values(pixels, dataset, frame)
+        bits = int(dataset.get("BitsStored") or 8)
+        return _in_strips(pixels, lambda strip: _eight_bits(strip, bits), 3)
     if window is None:
         window = _window_of(dataset, frame)
     table = _functional(dataset, frame, "FrameVOILUTSequence").get("VOILUTSequence") if window is None else None
-    if window is not None:
-        shade = window.apply(values)
-    elif table:
-        shade = _through_table(values, table[0])
-    else:
-        shade = _auto(values, padding)
-    if _inverted(dataset):
-        shade = 1 - shade
-    if padding is not None:
-        shade = np.where(padding, 0.0, shade)
-    return np.rint(shade * 255).astype(np.uint8)
+    limits = _limits(pixels, dataset, frame) if window is None and not table else (0.0, 0.0)
+    inverted = _inverted(dataset)
+
+    def shaded(strip: np.ndarray) -> np.ndarray:
+        values = modality_values(strip, dataset, frame)
+        if window is not None:
+            shade = window.apply(values)
+        else:
+            shade = _through_table(values, table[0]) if table else _between(values, *limits)
+        if inverted:
+            shade = 1 - shade
+        padding = _padding(strip, dataset)
+        if padding is not None:
+            shade = np.where(padding, 0.0, shade)
+        return np.rint(shade * 255).astype(np.uint8)
+
+    return _in_strips(pixels, shaded)
+
+
+def _in_strips(pixels: np.ndarray, work: Callable[[np.ndarray], np.ndarray], channels: int = 0) -> np.ndarray:
+    """`work` on some rows at a time; rows × columns, or rows × columns × `channels`, of uint8."""
+    rows, columns = pixels.shape[:2]
+    out = np.empty((rows, columns, channels) if channels else (rows, columns), np.uint8)
+    step = max(1, STRIP // max(1, pixels[:1].size))
+    for at in range(0, rows, step):
+        out[at : at + step] = work(pixels[at : at + step])
+    return out
 
 
 def modality_values(pixels: np.ndarray, dataset: Dataset, frame: int = 0) -> np.ndarray:
@@ -139,15 +198,24 @@ def _through_table(values: np.ndarray, item: Dataset) -> np.ndarray:
     return np.clip(_looked_up(values, item) / (2**bits - 1), 0, 1)
 
 
-def _auto(values: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
-    """Without a window: the range from the 0.5th to the 99.5th percentile of what is not padding."""
-    shown = values[~padding] if padding is not None else values.ravel()
-    shown = shown[np.isfinite(shown)]
+def _limits(pixels: np.ndarray, dataset: Dataset, frame: int) -> tuple[float, float]:
+    """Without a window: the range from the 0.5th to the 99.5th percentile of what is not padding, in modality units."""
+    padding = _padding(pixels, dataset)
+    shown = pixels[~padding] if padding is not None else pixels.ravel()
+    if shown.dtype.kind == "f":
+        shown = shown[np.isfinite(shown)]
     if shown.size == 0:
-        return np.zeros(values.shape)
-    low, high = np.percentile(shown[:: max(1, shown.size // 200_000)], [0.5, 99.5])
+        return 0.0, 0.0
+    low, high = np.percentile(
+        modality_values(shown[:: max(1, shown.size // 200_000)], dataset, frame), [0.5, 99.5]
+    ).tolist()
     if high <= low:
-        low, high = float(shown.min()), float(shown.max())
+        ends = modality_values(np.array([shown.min(), shown.max()]), dataset, frame)
+        low, high = float(ends.min()), float(ends.max())
+    return low, high
+
+
+def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if high <= low:
         return np.full(values.shape, 0.0 if high <= 0 else 1.0)
     return np.clip((np.nan_to_num(values, nan=low) - low) / (high - low), 0, 1)

@@ -87,7 +87,7 @@ def _is_whole(frame: Frame) -> bool:
 
 def _pixels(dataset: Dataset) -> np.ndarray:
     """[frame, row, column] stored values."""
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+    if str(dataset.get("SamplesPerPixel") or 1) != "1":
         raise PixelError(
             "The images are in colour; a volume needs one grey value per pixel.",
             "Choose the original series instead of a screen capture.",
@@ -99,13 +99,13 @@ def _pixels(dataset: Dataset) -> np.ndarray:
         )
     try:
         pixels = pixel_array(dataset)  # unlike the attribute, keeps no copy in the data set
+        return pixels.reshape(-1, int(dataset.Rows), int(dataset.Columns))
     except Exception as error:  # decoders raise whatever they like
         raise PixelError(
             f"The pixels of an image cannot be decoded ({type(error).__name__}).",
             "The file is probably truncated or damaged: import it again from its source.",
             code="undecodable",
         ) from error
-    return pixels.reshape(-1, int(dataset.Rows), int(dataset.Columns))
 
 
 def _modality_values(frame: Frame, pixels: np.ndarray, whole: bool) -> np.ndarray:

@@ -94,12 +94,12 @@ def _of_path(path: Path) -> Iterator[Entry]:
     if path.is_dir():
         for folder, folders, names in os.walk(path):
             folders.sort()
-            for name in sorted(names):
+            for name in sorted(names + [name for name in folders if Path(folder, name).is_symlink()]):
                 inside = Path(folder, name)
                 shown = str(inside.relative_to(path))
                 if inside.is_symlink():
                     yield (
-                        Refused("unsafe_path", "This is a symbolic link; import the file that it names.", keep=False),
+                        Refused("unsafe_path", "This is a symbolic link; import what it leads to.", keep=False),
                         shown,
                     )
                 else:

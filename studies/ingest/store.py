@@ -66,7 +66,7 @@ def store_files(
     for source, name in sources:
         entry = _staged(source, name or (source.name if isinstance(source, Path) else ""))
         entries.append(entry)
-        size += entry.size if isinstance(entry, Staged) else 0
+        size += entry.size + len(entry.header.instance["header"]) if isinstance(entry, Staged) else 0
         if len(entries) >= limits.GROUP_FILES or size >= limits.GROUP_BYTES:
             yield from store_staged(entries, batch=batch, origin=origin, created_by=created_by, provenance=provenance)
             entries, size = [], 0
