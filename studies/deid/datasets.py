@@ -7,6 +7,7 @@ long text, and UIDs that are not the standard's own.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -61,6 +62,7 @@ class Deidentifier:
     keyed: Keyed
     patient_id: str
     issuer: str = ""
+    names: Collection[str] = ()  # words in small letters that no description keeps: somebody may be called Head
 
     @property
     def pseudonym(self) -> str:
@@ -149,7 +151,7 @@ class Deidentifier:
             return "K"  # whole days: times of day stay
         if element.VR in TEXTS and not element.is_empty:
             before = [str(value) for value in _values(element)]
-            after = [cleaned(value) for value in before]
+            after = [cleaned(value, self.names) for value in before]
             if before != after:
                 changes.add("cleaned", element.tag)
             element.value = after if len(after) > 1 else after[0]

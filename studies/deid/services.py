@@ -158,11 +158,11 @@ def _refuse_unsigned(studies: list[Study]) -> None:
 
 def _study(study: Study, out: Path, profile: Profile, keys: Keyed, nifti: bool) -> dict[str, Any]:
     patient = study.patient
-    person = Deidentifier(profile, keys, patient.patient_id, patient.issuer_of_patient_id)
+    originals, changes = Originals(), Changes()
+    person = Deidentifier(profile, keys, patient.patient_id, patient.issuer_of_patient_id, originals.words)
     Pseudonym.objects.get_or_create(project=study.project, value=person.pseudonym, defaults={"patient": patient})
     study_name = hashlib.sha256(keys.uid(study.study_instance_uid).encode()).hexdigest()[:8]
     folder = out / person.pseudonym / f"study-{study_name}"
-    originals, changes = Originals(), Changes()
     rows, kept = [], {person.pseudonym.lower()}
     for number, series in enumerate(series_of(study), start=1):
         review = PixelReview.objects.filter(series=series).first()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 WORDS = frozenset(Path(__file__).with_name("vocabulary.txt").read_text().split())
@@ -15,9 +16,10 @@ def allowed(word: str) -> bool:
     return word.lower().strip(".") in WORDS or bool(_MEASURE.match(word.lower()))
 
 
-def cleaned(text: str) -> str:
-    """The allowed words of a text, with single spaces."""
-    return " ".join(token for token in _TOKEN.findall(text) if token[0].isalnum() and allowed(token))
+def cleaned(text: str, names: Collection[str] = ()) -> str:
+    """The allowed words of a text, with single spaces; `names` (in small letters) go even where they are allowed."""
+    words = [token for token in _TOKEN.findall(text) if token[0].isalnum() and allowed(token)]
+    return " ".join(word for word in words if word.lower().strip(".") not in names)
 
 
 def harmless(text: str) -> bool:

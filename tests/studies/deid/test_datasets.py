@@ -171,6 +171,7 @@ def test_options_keep_what_they_name_only():
 
 def test_descriptions_keep_known_words_only():
     assert cleaned("MR Brain T2 FLAIR ax, Smith 12/03/1960") == "MR Brain T2 FLAIR ax"
+    assert cleaned("CT head of Mr. Head.", {"head"}) == "CT of Mr."
     assert cleaned("Müller^Jörg thorax 1.5mm") == "thorax 1.5mm"
 
 
