@@ -69,8 +69,7 @@ class Originals:
             self.words.add(text.lower())
 
     def settle(self, kept: set[str]) -> None:
-        """Leave out values that the profile itself keeps or makes (pseudonyms, retained UIDs, device names)."""
-        self.words -= kept
+        """Leave out what options keep on purpose (UIDs, device names); names and identifiers are always looked for."""
         self.texts -= kept
         self.uids -= kept
 
