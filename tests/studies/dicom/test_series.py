@@ -4,7 +4,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -42,6 +42,9 @@ def test_scaled_integers_keep_their_stored_values_and_scale():
 @settings(max_examples=60, deadline=None)
 @given(arrays.arrays(np.float32, (2, 3, 4), elements=st.floats(-1000, 1000, width=32)))
 def test_other_values_come_back_to_within_half_a_step(values):
+    others = values[values != np.median(values)]
+    near, far = np.percentile(others, [1, 99]) if others.size else (0, 0)
+    assume(far - near > 0.05 * (values.max() - values.min()))  # what is narrower may be refused, see below
     stored = encode(values)
     reach = float(values.max()) - float(values.min())
     assert np.abs(stored.values() - values).max() <= reach / 65535 * 0.5001 + 1e-9
