@@ -104,6 +104,7 @@ def association(
     )
     if not made.is_established:
         raise _why_not(node, made)
+    never_wait_for_ever(made)
     try:
         yield made
     except BaseException:
@@ -177,6 +178,13 @@ def server_tls() -> ssl.SSLContext:
     if settings.DIMSE_TLS_CA:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def never_wait_for_ever(made: Association) -> None:
+    """A peer that stops in the middle of a PDU would block pynetdicom's reading thread, and ending it, for good."""
+    transport = made.dul.socket
+    if transport is not None and transport.socket is not None:
+        transport.socket.settimeout(settings.DIMSE_TIMEOUT_SECONDS)
 
 
 def forget_partial(made: Association) -> None:

@@ -147,6 +147,7 @@ def _requested(event: Any, tls: bool) -> None:
         connection.close()
         assoc.kill()
         return
+    network.never_wait_for_ever(assoc)
     assoc.conversation = Conversation(node)
     assoc.acceptor.ae_title = called
     assoc.acceptor.supported_contexts = [

@@ -117,8 +117,8 @@ class Listener:
 def listen(start, transactional_db, tmp_path) -> Callable[..., Listener]:
     """`manage.py dimse` on a port of its own."""
 
-    def made(**environment: str) -> Listener:
-        port = free_port()
+    def made(port: int = 0, **environment: str) -> Listener:
+        port = port or free_port()
         log = tmp_path / f"dimse-{port}.log"
         variables = {"DIMSE_PORT": str(port), "MEDIA_ROOT": str(settings.MEDIA_ROOT), "DATA": str(settings.DATA)}
         env = _environment(**(variables | environment))

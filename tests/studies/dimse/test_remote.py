@@ -1,0 +1,134 @@
+"""We call dcmtk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from studies.dimse import nodes, remote
+from studies.dimse.errors import RemoteError, RemoteRefused, Unreachable
+from studies.dimse.models import RemoteNode
+from studies.ingest import store
+from studies.models import ImportBatch, Instance, Study
+from tests.studies.dimse.conftest import free_port
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Pacs:
+    """dcmqrscp with a folder of its own; `move_port` is where it sends what READROOM asks for."""
+
+    def __init__(self, start, folder: Path, move_port: int) -> None:
+        self.port = free_port()
+        self.folder = folder / "database"
+        self.folder.mkdir(parents=True)
+        config = folder / "dcmqrscp.cfg"
+        config.write_text(
+            f"NetworkTCPPort = {self.port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+            f"HostTable BEGIN\nreadroom = (READROOM, 127.0.0.1, {move_port})\nHostTable END\n"
+            "VendorTable BEGIN\nVendorTable END\n"
+            f"AETable BEGIN\nPACS {self.folder} RW (200, 1024mb) ANY\nAETable END\n"
+        )
+        self.process = start(["dcmqrscp", "-c", str(config)], folder / "dcmqrscp.log", self.port)
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if path.name != "index.dat"]
+
+
+@pytest.fixture
+def pacs(start, dcmtk, tmp_path, listener_port) -> Pacs:
+    return Pacs(start, tmp_path / "pacs", listener_port)
+
+
+@pytest.fixture
+def listener_port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def pacs_node(project, pacs) -> RemoteNode:
+    return nodes.create(
+        project, None, name="PACS", ae_title="PACS", host="127.0.0.1", port=pacs.port,
+        addresses=["127.0.0.1"], services=["store"],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def filled(dcmtk, pacs, files) -> list[Path]:
+    """Four slices of one study in the PACS."""
+    paths = files(4, PatientID="R1", PatientName="Remote^Rita", StudyDate="20230102")
+    done = dcmtk("storescu", "-aec", "PACS", "127.0.0.1", pacs.port, *paths)
+    assert done.returncode == 0, done.stderr
+    return paths
+
+
+def uid_of(path: Path) -> str:
+    return dcmread(path, stop_before_pixels=True).StudyInstanceUID
+
+
+def assert_stored(paths: list[Path]) -> None:
+    """The archive holds exactly these objects, with these pixels."""
+    assert Instance.objects.count() == len(paths)
+    for path in paths:
+        sent = dcmread(path)
+        got = dcmread(store.absolute_path(Instance.objects.get(sop_instance_uid=sent.SOPInstanceUID).file))
+        assert got == sent
+
+
+def leftovers() -> list[Path]:
+    return list(Path(store.absolute_path("incoming")).glob("*"))
+
+
+def test_echo_and_why_it_fails(pacs_node, pacs):
+    assert 0 < remote.echo(pacs_node) < 4
+    nodes.change(pacs_node, ae_title="WRONG")
+    with pytest.raises(RemoteRefused, match="AE title is not WRONG"):
+        remote.echo(pacs_node)
+    nodes.change(pacs_node, port=free_port())
+    with pytest.raises(Unreachable, match="refused"):
+        remote.echo(pacs_node)
+    nodes.change(pacs_node, host="no-such-host.invalid")
+    with pytest.raises(Unreachable, match="not known"):
+        remote.echo(pacs_node)
+
+
+def test_find(pacs_node, filled):
+    found, complete = remote.find(pacs_node, remote.Wanted(patient_name="Remote*"))
+    assert complete
+    assert [(one.patient_id, one.patient_name, one.study_date) for one in found] == [("R1", "Remote^Rita", "20230102")]
+    assert found[0].study_instance_uid == uid_of(filled[0])
+    assert remote.find(pacs_node, remote.Wanted(patient_id="OTHER")) == ([], True)
+
+
+def test_retrieve_by_get(pacs_node, filled):
+    told: list[str] = []
+    done = remote.retrieve(pacs_node, uid_of(filled[0]), progress=lambda fraction, text: told.append(text))
+    assert (done.stored, done.duplicate, done.refused) == (4, 0, [])
+    assert_stored(filled)
+    assert Study.objects.get().project == pacs_node.project
+    assert done.batch.source == ImportBatch.Source.DIMSE
+    assert told[-1] == "4 objects arrived; they are stored"
+    assert leftovers() == []
+    again = remote.retrieve(pacs_node, uid_of(filled[0]))
+    assert (again.stored, again.duplicate) == (0, 4)
+
+
+def test_retrieve_by_move_through_our_listener(pacs_node, filled, listen, listener_port):
+    nodes.change(pacs_node, retrieve_by="move")
+    with pytest.raises(RemoteError):
+        remote.retrieve(pacs_node, uid_of(filled[0]))  # nobody listens yet
+    assert Instance.objects.count() == 0
+    listen(listener_port)
+    done = remote.retrieve(pacs_node, uid_of(filled[0]))
+    assert (done.stored, done.refused) == (4, [])
+    assert_stored(filled)
+    assert leftovers() == []
+
+
+def test_a_remote_without_the_study_is_told(pacs_node, pacs):
+    with pytest.raises(RemoteRefused, match="sent nothing"):
+        remote.retrieve(pacs_node, "1.2.3.4")
+    assert ImportBatch.objects.count() == 0
