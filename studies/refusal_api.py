@@ -18,6 +18,10 @@ from studies.ingest import quarantine
 from studies.models import Refusal
 
 
+def _user(request: Request) -> Any:
+    return request.user  # signed in: the permission classes see to it
+
+
 class CannotBeDone(APIException):
     status_code = 409
     default_code = "conflict"
@@ -26,7 +30,7 @@ class CannotBeDone(APIException):
 class RefusalSerializer(serializers.ModelSerializer):
     project = serializers.SlugField(source="batch.project.slug")
     batch: Any = serializers.PrimaryKeyRelatedField(read_only=True)
-    source = serializers.CharField(source="batch.source")
+    source: Any = serializers.CharField(source="batch.source")
     by: Any = serializers.SlugRelatedField(source="batch.created_by", read_only=True, slug_field="username")
     settled_by: Any = serializers.SlugRelatedField(read_only=True, slug_field="username")
     kept = serializers.SerializerMethodField()
@@ -66,19 +70,19 @@ class RefusalViewSet(viewsets.ReadOnlyModelViewSet):
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def retry(self, request: Request, pk: str = "") -> Response:
-        return self._done(lambda refusal: quarantine.retry(refusal, by=request.user))
+        return self._done(lambda refusal: quarantine.retry(refusal, by=_user(request)))
 
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def keep(self, request: Request, pk: str = "") -> Response:
         self._require_manager()
-        return self._done(lambda refusal: quarantine.keep_stored(refusal, by=request.user))
+        return self._done(lambda refusal: quarantine.keep_stored(refusal, by=_user(request)))
 
     @extend_schema(request=None)
     @action(detail=True, methods=["post"])
     def discard(self, request: Request, pk: str = "") -> Response:
         self._require_manager()
-        return self._done(lambda refusal: quarantine.discard(refusal, by=request.user))
+        return self._done(lambda refusal: quarantine.discard(refusal, by=_user(request)))
 
     @extend_schema(responses={(200, "application/octet-stream"): OpenApiTypes.BINARY})
     @action(detail=True, methods=["get"])

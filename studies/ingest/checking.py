@@ -212,19 +212,19 @@ class _Checker:
         self.report.studies = Study.objects.count()
         wrong: dict[int, str] = {}
         series = Series.objects.annotate(n=Count("instances")).exclude(number_of_instances=F("n"))
-        for pk, study, held, n in series.order_by("pk").values_list("pk", "study", "number_of_instances", "n"):
-            wrong.setdefault(study, f"Series {pk} says {held} objects and has {n}.")
-        for study, n_series, n_instances, modalities, parts in _counted():
-            if (study.number_of_series, study.number_of_instances) != (n_series, n_instances):
+        for pk, study_id, held, n in series.order_by("pk").values_list("pk", "study_id", "number_of_instances", "n"):
+            wrong.setdefault(study_id, f"Series {pk} says {held} objects and has {n}.")
+        for counted, n_series, n_instances, modalities, parts in _counted():
+            if (counted.number_of_series, counted.number_of_instances) != (n_series, n_instances):
                 wrong.setdefault(
-                    study.pk,
-                    f"It says {study.number_of_series} series and {study.number_of_instances} objects, and has "
+                    counted.pk,
+                    f"It says {counted.number_of_series} series and {counted.number_of_instances} objects, and has "
                     f"{n_series} and {n_instances}.",
                 )
-            elif set(study.modalities_in_study) != modalities or set(study.body_parts_examined) != parts:
-                wrong.setdefault(study.pk, "Its list of modalities or body parts is not that of its series.")
+            elif set(counted.modalities_in_study) != modalities or set(counted.body_parts_examined) != parts:
+                wrong.setdefault(counted.pk, "Its list of modalities or body parts is not that of its series.")
             if n_instances == 0:
-                self.note("empty_study", f"study {study.pk}", "It has no object. Delete it if nothing refers to it.")
+                self.note("empty_study", f"study {counted.pk}", "It has no object. Delete it if nothing refers to it.")
         for pk, what in sorted(wrong.items()):
             finding = self.note("wrong_counts", f"study {pk}", what)
             if self.repair:
@@ -260,7 +260,9 @@ def recount(study_id: int) -> None:
     """Set what the rows of a study repeat to what is there."""
     with transaction.atomic():
         study = Study.objects.select_for_update().get(pk=study_id)
-        modalities, parts, total, number = [], [], 0, 0
+        modalities: list[str] = []
+        parts: list[str] = []
+        total = number = 0
         for series in study.series.annotate(n=Count("instances")).order_by("pk"):
             if series.number_of_instances != series.n:
                 Series.objects.filter(pk=series.pk).update(number_of_instances=series.n)

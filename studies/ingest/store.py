@@ -181,15 +181,15 @@ def _write_refusals(
         if outcome.state is not State.REFUSED:
             continue
         path = entry.path if isinstance(entry, Staged) else getattr(entry[1], "path", None)
-        keep = path is not None and path.exists()
+        kept = path if path is not None and path.exists() else None
         refusals.append(
             Refusal(
                 batch=batch,
                 name=file_name(outcome.name),
                 code=outcome.code,
                 reason=storable(outcome.reason),
-                size=path.stat().st_size if keep else 0,
-                file=quarantine(path, batch.project_id) if keep else "",
+                size=kept.stat().st_size if kept else 0,
+                file=quarantine(kept, batch.project_id) if kept else "",
                 sop_instance_uid=outcome.sop_instance_uid,
                 origin=author.origin,
                 created_by=author.created_by,
