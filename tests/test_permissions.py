@@ -22,9 +22,6 @@ from portal.accounts.models import ApiToken, Role
 from portal.annotation import campaigns
 from portal.annotation.design import QuestionSpec
 from studies.cohorts import services as cohorts
-from studies.deid import services as deid
-from studies.deid.models import PixelReview
-from studies.deid.profile import Profile
 from studies.ingest import store
 from studies.models import ImportBatch, Refusal
 from tests.factories import ProjectFactory, UserFactory, ct_slice, make_ct_series, member, part10_bytes
@@ -136,8 +133,6 @@ def build() -> SimpleNamespace:
     task = campaign.tasks.order_by("position")[0]
     accounts.issue_token(user=users["administrator"], name="theirs")
     refusal = conflict(project, series[0])
-    export = deid.order(project=project, profile=Profile(), by=manager, cohort=cohort)
-    review = PixelReview.objects.create(series=series[0], number_of_instances=2, reasons=["modality US"])
     return SimpleNamespace(
         users=users,
         project=project,
@@ -156,7 +151,6 @@ def build() -> SimpleNamespace:
             "api_import": ImportBatch.objects.filter(project=project).latest("pk").pk,
             "refusal": refusal.pk,
             "api_refusal": refusal.pk,
-            "export": export.pk,
             "cohort": cohort.pk,
             "case_remove": cohort.pk,
             "api_cohort": cohort.pk,
@@ -180,7 +174,6 @@ def build() -> SimpleNamespace:
         values={
             "slug": project.slug,
             "case": case.pk,
-            "review": review.pk,
             "task": task.pk,
             "step": "pause",
             "extension": "csv",
@@ -199,8 +192,6 @@ def build() -> SimpleNamespace:
             "member_set": {"username": "outsider", "role": "viewer"},
             "theme": {"theme": "light"},
             "studies": {"q": "x"},
-            "exports": {"project": project.slug},
-            "reidentify": {"project": project.slug, "pseudonym": "RR-NOBODY"},
             "cohort_create": {"project": project.slug, "name": "Other"},
             "campaign_create": {"project": project.slug},
             "training_create": {"project": project.slug},

@@ -31,7 +31,6 @@ INSTALLED_APPS = [
     "studies.cohorts",
     "studies.dimse",
     "studies.quality",
-    "studies.deid",
     "inference.jobs",
     "inference.registry",
     "inference.training",

@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, path
 
-from portal.worklist import cohorts, exports, quarantine, thumbnails, upload, views
+from portal.worklist import cohorts, quarantine, thumbnails, upload, views
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("studies/", views.studies, name="studies"),
@@ -23,9 +23,4 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("cohorts/<int:pk>/freeze/", cohorts.cohort_freeze, name="cohort_freeze"),
     path("cohorts/<int:pk>/cases.csv", cohorts.cohort_export, name="cohort_export"),
     path("cohorts/<int:pk>/cases/<int:case>/remove/", cohorts.case_remove, name="case_remove"),
-    path("exports/", exports.exports, name="exports"),
-    path("exports/reidentify/", exports.reidentify, name="reidentify"),
-    path("exports/<int:pk>/", exports.export, name="export"),
-    path("exports/<int:pk>/file/", exports.export_download, name="export_download"),
-    path("exports/<int:pk>/pixels/<int:review>/", exports.export_review, name="export_review"),
 ]

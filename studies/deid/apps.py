@@ -1,6 +1,0 @@
-from django.apps import AppConfig
-
-
-class DeidConfig(AppConfig):
-    name = "studies.deid"
-    label = "deid"
