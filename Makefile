@@ -9,7 +9,7 @@ export PORT HOST DATA DATABASE_URL CELERY_BROKER_URL MEDIA_ROOT VIEWER_TARBALL P
 NOWHERE := postgres://nobody@127.0.0.1:9/not-started
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format lock clean install install-dev
+.PHONY: help run demo test lint format bench lock clean install install-dev
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -41,6 +41,17 @@ lint: install-dev ## style, layers, types, migrations, scripts
 format: install-dev ## put the code into its form
 	@.venv/bin/python -m ruff check --fix .
 	@.venv/bin/python -m ruff format .
+
+BENCH ?= ../shared/bench
+BASE ?= http://127.0.0.1:8000/dicomweb
+BENCH_FOLDER ?= /tmp/readroom-bench
+
+bench: install-dev ## measure a DICOMweb root: BASE=address TOKEN=… [PID=of the server] [SALT=8 digits] [TESTS=…] [FILL=…]
+	@test -f "$(BENCH)/bench_dicomweb.py" || { echo "There is no $(BENCH)/bench_dicomweb.py; give its folder as BENCH=…"; exit 1; }
+	@test -f "$(BENCH_FOLDER)/data/manifest.json" || .venv/bin/python "$(BENCH)/bench_dicomweb.py" gen --out "$(BENCH_FOLDER)/data"
+	@.venv/bin/python "$(BENCH)/bench_dicomweb.py" run --base "$(BASE)" --data "$(BENCH_FOLDER)/data" --out "$(BENCH_FOLDER)/result.json" \
+		--salt "$(or $(SALT),$(shell date +%m%d%H%M))" $(if $(TOKEN),--header "Authorization: Token $(TOKEN)") $(if $(PID),--server-pid $(PID)) \
+		$(if $(TESTS),--tests $(TESTS)) $(if $(FILL),--fill $(FILL))
 
 lock: install-dev ## choose the versions of all packages anew
 	@.venv/bin/python portal/runtime/lock_versions.py
