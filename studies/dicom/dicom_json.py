@@ -42,7 +42,7 @@ def _encodings(value: str) -> tuple[str, ...]:
         warnings.simplefilter("ignore")
         try:
             found = convert_encodings([term.strip() for term in value.split("\\")])
-        except LookupError:
+        except (LookupError, ValueError):  # unknown, or no name at all
             return ("iso8859",)
     return tuple(found) if isinstance(found, list | tuple) else (found,)
 

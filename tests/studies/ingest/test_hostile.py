@@ -284,6 +284,12 @@ def test_script_in_any_tag_is_shown_as_text(batch, project, client):
     assert b"&lt;script&gt;" in client.get(f"/quarantine/{refusal.pk}/").content
 
 
+def test_a_character_set_that_is_no_name(batch):
+    data = factories.part10_bytes(factories.ct_slice()).replace(b"ISO_IR 192", b"ISO\0IR\\\x1b$)")
+    assert store.store_file(data, batch=batch).state == "stored"
+    assert Study.objects.get().patient.patient_name == "Test^Tessa"
+
+
 def test_limits_hold_for_a_single_file(batch, tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "MAX_FILE", 10_000)
     path = tmp_path / "a.dcm"
