@@ -39,7 +39,18 @@ export class Drawing extends EventTarget {
     eventTarget.addEventListener(window.cornerstoneTools.Enums.Events.SEGMENTATION_DATA_MODIFIED, (event) => {
       if (touched && !this.quiet && event.detail.segmentationId === ID) this.dispatchEvent(new Event("change"));
     });
+    // OHIF measures segments a while after a stroke and writes the segmentation back as it was before: with the label
+    // that was active then, so that the next stroke would be drawn with another label than the one shown as chosen.
+    eventTarget.addEventListener(window.cornerstoneTools.Enums.Events.SEGMENTATION_MODIFIED, (event) => {
+      if (event.detail.segmentationId === ID) this.hold();
+    });
     this.select(labels[0].number);
+  }
+
+  // The label that was chosen here stays the one that is drawn with.
+  hold() {
+    const { segmentIndex } = window.cornerstoneTools.segmentation;
+    if (this.active && segmentIndex.getActiveSegmentIndex(ID) !== this.active) segmentIndex.setActiveSegmentIndex(ID, this.active);
   }
 
   findImages(series) {
@@ -83,16 +94,17 @@ export class Drawing extends EventTarget {
     }
   }
 
+  // A label chosen while a viewport is being laid out counts too: attach() selects it there.
   select(number) {
     const { segmentationService, viewportGridService } = this.ohif.services;
+    const chosen = this.active !== number;
+    this.active = number;
     const viewportId = viewportGridService.getActiveViewportId();
-    if (!segmentationService.getSegmentationRepresentations(viewportId, { segmentationId: ID }).length) return;
-    segmentationService.setActiveSegmentation(viewportId, ID);
-    segmentationService.setActiveSegment(ID, number);
-    if (this.active !== number) {
-      this.active = number;
-      this.dispatchEvent(new Event("label"));
+    if (segmentationService.getSegmentationRepresentations(viewportId, { segmentationId: ID }).length) {
+      segmentationService.setActiveSegmentation(viewportId, ID);
     }
+    segmentationService.setActiveSegment(ID, number);
+    if (chosen) this.dispatchEvent(new Event("label"));
   }
 
   // tool: "brush", "eraser" or "window"; radius in mm

@@ -1,4 +1,7 @@
-"""Drawings on images whose frames do not end with a whole byte: what is stored is what is drawn, voxel by voxel."""
+"""Two labels on one slice: each stroke has the label that was chosen, and what is stored is what is drawn.
+
+The frames of these images do not end with a whole byte.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
 ROWS, COLUMNS = 49, 34  # 1,666 voxels: the second frame of a BINARY Segmentation begins in the middle of a byte
 
 
-def test_two_labels_on_a_slice_of_an_odd_size_are_stored_as_drawn(sign_in):
+def test_two_labels_on_a_slice_are_drawn_as_chosen_and_stored_as_drawn(sign_in):
     project = ProjectFactory(slug="thorax")
     phantom = make_phantom(project, rows=ROWS, columns=COLUMNS)
     manager, reader = member(project, Role.MANAGER), member(project, Role.READER)
@@ -37,6 +40,10 @@ def test_two_labels_on_a_slice_of_an_odd_size_are_stored_as_drawn(sign_in):
     page = sign_in(reader)
     frame = open_task(page, task)
     stroke(page, 1, -120, 0)
+    page.locator(".label-row[data-label='2']").click()
+    # OHIF measures what was drawn meanwhile and writes back what it knew before.
+    page.wait_for_timeout(2000)
+    assert frame.evaluate("cornerstoneTools.segmentation.segmentIndex.getActiveSegmentIndex('readroom-drawing')") == 2
     stroke(page, 2, 120, 0)
     page.wait_for_timeout(4000)  # longer than a drawing waits to be saved
     expect(page.locator("#save")).to_have_text(SAVED)
