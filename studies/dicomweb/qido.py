@@ -12,13 +12,12 @@ from itertools import islice
 from typing import Any
 
 from django.contrib.postgres.aggregates import ArrayAgg
-from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Sum
+from django.db.models import Count, Exists, Max, Model, OuterRef, Q, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 
 from studies.dicomweb import addresses, answers, results
 from studies.dicomweb.matching import MAX_LIMIT, Key, Query, as_q, matches, parse
 from studies.dicomweb.negotiation import require_json
-from studies.dicomweb.prepared import Prepared
 from studies.dicomweb.problems import Problem
 from studies.dicomweb.scope import Scope
 from studies.models import Instance, Series, Study
@@ -59,8 +58,6 @@ INSTANCE = {
     0x00280011: ("columns", ""),
     0x00280008: ("number_of_frames", ""),
 }
-_MODALITY = 0x00080060  # viewers ask for it with studies, where ModalitiesInStudy is what there is
-_FROM_ROWS = STUDY.keys() | results.STUDY_TAGS | {_MODALITY}
 # Attributes that a pseudonymising root may change, so they are matched on what it shows, not on what is stored.
 _UNCHANGED = frozenset({0x0020000D, 0x0020000E, 0x00080018, 0x00080016, 0x00080060, 0x00080061})
 
@@ -85,11 +82,8 @@ def search_studies(request: HttpRequest, scope: Scope) -> HttpResponse:
     query = parse(request.GET)
     rows = narrow(_once(scope), query, scope, [(STUDY, "")])
     base = addresses.root(request, scope.base_path)
-    rows = rows.order_by("-study_date", "-pk")
+    rows = rows.select_related("patient").order_by("-study_date", "-pk")
     late = late_keys(query, scope, STUDY)
-    if not late and not query.include_all and scope.rewrite is None and query.include <= _FROM_ROWS:
-        return _study_rows(request, scope, query, rows, base)
-    rows = rows.select_related("patient")
     needs_header = bool(late) or query.include_all or not query.include <= STUDY.keys() | results.STUDY_TAGS
     return _answer(
         request, scope, query, rows, late, lambda page: _study_results(scope, page, base, query, needs_header)
@@ -154,16 +148,6 @@ def search_instances(
     return _answer(request, scope, query, rows, late, build)
 
 
-def _study_rows(request: HttpRequest, scope: Scope, query: Query, rows: QuerySet[Study], base: str) -> HttpResponse:
-    """The search whose answer needs no header: most of them."""
-    columns = rows.values_list(*results.STUDY_COLUMNS)
-    page, total = _page(columns, query)
-    counts = study_counts(scope, {one[0] for one in page})
-    modality = _MODALITY in query.include
-    texts = [results.study_text(one, base, counts.get(one[0]), modality=modality) for one in page]
-    return _listed(request, query, f"[{','.join(texts)}]", len(page), total)
-
-
 def _once(scope: Scope) -> QuerySet[Study]:
     """The studies of a scope, each UID once."""
     if not scope.several_projects:
@@ -219,23 +203,13 @@ def _study_results(
 
 def study_counts(scope: Scope, studies: set[int]) -> dict[int, results.Counts]:
     """What of each study this scope shows: number of series and instances, modalities."""
-    if scope.usual:
-        rows: Iterable[Any] = _COUNTS.rows(scope.user, list(studies))
-    else:
-        rows = _counted(scope.series, studies)
-    return {pk: results.Counts(series, instances, sorted(filter(None, names))) for pk, series, instances, names in rows}
-
-
-def _counted(series: QuerySet[Series], studies: Iterable[int]) -> QuerySet[Any, Any]:
-    return (
-        series.filter(study__in=studies)
+    rows = (
+        scope.series.filter(study__in=studies)
         .order_by()
         .values_list("study")
         .annotate(n=Count("pk"), total=Sum("number_of_instances"), names=ArrayAgg("modality", distinct=True))
     )
-
-
-_COUNTS = Prepared(lambda user, study: _counted(Series.objects.visible_to(user), [study]), values=1)
+    return {pk: results.Counts(series, instances, sorted(filter(None, names))) for pk, series, instances, names in rows}
 
 
 def headers_of(keys: Iterable[int], owner: str, scope: Scope | None = None) -> dict[int, dict[str, Any]]:
@@ -255,9 +229,13 @@ def _answer(
     late: list[Key],
     build: Callable[[list[Any]], Iterable[dict[str, Any]]],
 ) -> HttpResponse:
+    limit = min(query.limit if query.limit is not None else MAX_LIMIT, MAX_LIMIT)
     if not late:
-        page, total = _page(rows, query)
+        page: list[Model] = list(rows[query.offset : query.offset + limit])
         found = [_shown(one, scope) for one in build(page)]
+        total = query.offset + len(page)
+        if len(page) == limit or (query.offset and not page):
+            total = rows.order_by().count()
     else:
         matching = (
             shown
@@ -267,34 +245,12 @@ def _answer(
         )
         everything = list(islice(matching, MAX_LIMIT))
         total = len(everything)
-        found = everything[query.offset : query.offset + _limit(query)]
-    text = json.dumps(found, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return _listed(request, query, text, len(found), total)
-
-
-def _limit(query: Query) -> int:
-    return min(query.limit if query.limit is not None else MAX_LIMIT, MAX_LIMIT)
-
-
-def _page(rows: QuerySet[Any, Any], query: Query) -> tuple[list[Any], int | None]:
-    """The rows of the page, and how many there are in all: None where finding out means to count the archive, for a
-    client that asked for a page only."""
-    limit = _limit(query)
-    page = list(rows[query.offset : query.offset + limit + 1])
-    if len(page) > limit:
-        return page[:limit], rows.order_by().count() if query.limit is None else None
-    if query.offset and not page:
-        return page, rows.order_by().count() if query.limit is None else None
-    return page, query.offset + len(page)
-
-
-def _listed(request: HttpRequest, query: Query, text: str, number: int, total: int | None) -> HttpResponse:
-    response = answers.json_text(request, text)
-    if total is not None:
-        response["X-Total-Count"] = str(total)
-        left = total - query.offset - number
-        if left > 0 and query.limit is None:
-            response["Warning"] = f'299 readroom "There are {left} additional results that can be requested"'
+        found = everything[query.offset : query.offset + limit]
+    response = answers.json_text(request, json.dumps(found, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+    response["X-Total-Count"] = str(total)
+    left = total - query.offset - len(found)
+    if left > 0 and query.limit is None:
+        response["Warning"] = f'299 readroom "There are {left} additional results that can be requested"'
     return response
 
 

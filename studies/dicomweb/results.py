@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -66,66 +65,6 @@ def study(row: Study, base: str, counts: Counts | None) -> Dataset:
         "00201206": number("IS", counts.series),
         "00201208": number("IS", counts.instances),
     }
-
-
-# Columns of the study's row, in the order that `study_text` takes.
-STUDY_COLUMNS = (
-    "pk",
-    "study_instance_uid",
-    "study_date",
-    "study_time",
-    "accession_number",
-    "referring_physician_name",
-    "study_description",
-    "study_id",
-    "patient__patient_name",
-    "patient__patient_id",
-    "patient__patient_birth_date",
-    "patient__patient_sex",
-)
-
-
-def study_text(row: tuple[Any, ...], base: str, counts: Counts | None, *, modality: bool) -> str:
-    """What `study` gives, as JSON text at once; with Modality (of the first series kind) where it was asked for."""
-    _, uid, date_, time, accession, referring, description, study_id, patient, patient_id, birth, sex = row
-    counts = counts or _NOTHING
-    names = ",".join(map(_quoted, counts.modalities))
-    return (
-        '{"00080005":{"vr":"CS","Value":["ISO_IR 192"]}'
-        f',"00080020":{_day_text(date_)}'
-        f',"00080030":{_text("TM", time)}'
-        f',"00080050":{_text("SH", accession)}'
-        ',"00080056":{"vr":"CS","Value":["ONLINE"]}'
-        + (f',"00080060":{_text("CS", counts.modalities[0])}' if modality and counts.modalities else "")
-        + (f',"00080061":{{"vr":"CS","Value":[{names}]}}' if names else ',"00080061":{"vr":"CS"}')
-        + f',"00080090":{_name_text(referring)}'
-        f',"00081030":{_text("LO", description)}'
-        f',"00081190":{_text("UR", f"{base}/studies/{uid}")}'
-        f',"00100010":{_name_text(patient)}'
-        f',"00100020":{_text("LO", patient_id)}'
-        f',"00100030":{_day_text(birth)}'
-        f',"00100040":{_text("CS", sex)}'
-        f',"0020000D":{_text("UI", uid)}'
-        f',"00200010":{_text("SH", study_id)}'
-        f',"00201206":{{"vr":"IS","Value":[{counts.series}]}}'
-        f',"00201208":{{"vr":"IS","Value":[{counts.instances}]}}}}'
-    )
-
-
-_NOTHING = Counts(0, 0, [])
-_quoted = json.encoder.encode_basestring
-
-
-def _text(vr: str, value: str) -> str:
-    return f'{{"vr":"{vr}","Value":[{_quoted(value)}]}}' if value else f'{{"vr":"{vr}"}}'
-
-
-def _day_text(value: date | None) -> str:
-    return f'{{"vr":"DA","Value":["{value.strftime("%Y%m%d")}"]}}' if value else '{"vr":"DA"}'
-
-
-def _name_text(value: str) -> str:
-    return json.dumps(name(value), ensure_ascii=False, separators=(",", ":")) if value else '{"vr":"PN"}'
 
 
 def series(row: Series, base: str, study_counts: Counts | None) -> Dataset:

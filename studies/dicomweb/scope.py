@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,7 +49,6 @@ class Scope:
     `amend` makes of a received file the bytes to store, for what left this root rewritten; None: as received.
     `base_path` is the path of the root without a closing slash; addresses in answers start with it.
     `several_projects`: a study UID may occur more than once, the first one answers.
-    `usual`: `series` is what `Series.objects.visible_to(user)` gives within `studies`, so that prepared queries fit.
     """
 
     base_path: str
@@ -61,7 +59,6 @@ class Scope:
     rewrite: Rewrite | None = None
     amend: Callable[[Path], bytes] | None = None
     several_projects: bool = False
-    usual: bool = False
 
     @property
     def instances(self) -> QuerySet[Instance]:
@@ -69,7 +66,6 @@ class Scope:
 
 
 Resolver = Callable[..., Scope]
-_FEW_PROJECTS = 100
 
 
 def origin_of(header: Header) -> Origin:
@@ -86,33 +82,25 @@ def general_scope(request: HttpRequest) -> Scope:
     """`/dicomweb/`: everything that the user may see."""
     user: Any = request.user
 
-    @cache  # for each study of one request
-    def project_for(study_instance_uid: str) -> Project:
+    def store_target(header: Header) -> StoreTarget:
         writable = projects_where(user, Action.IMPORT)
-        held = writable.filter(studies__study_instance_uid=study_instance_uid).order_by("studies__pk").first()
+        held = writable.filter(studies__study_instance_uid=header.study_instance_uid).order_by("studies__pk").first()
         if held is not None:
-            return held
+            return _target(held, header, user)
         candidates = list(writable.order_by("pk")[:2])
         if not candidates:
             raise Problem(403, "You may not store into any project. Ask a project's manager for the role of engineer.")
         if len(candidates) > 1:
             raise Problem(409, "You may store into several projects. Send to /dicomweb/projects/<slug>/studies.")
-        return candidates[0]
+        return _target(candidates[0], header, user)
 
-    def store_target(header: Header) -> StoreTarget:
-        return _target(project_for(header.study_instance_uid), header, user)
-
-    # Few numbers instead of a subquery in every condition: the database then goes by the index of a project.
-    projects = list(Project.objects.visible_to(user).order_by("pk").values_list("pk", flat=True)[: _FEW_PROJECTS + 1])
-    few = len(projects) <= _FEW_PROJECTS
     return Scope(
         base_path="/dicomweb",
         user=user,
-        studies=Study.objects.filter(project__in=projects) if few else Study.objects.visible_to(user),
+        studies=Study.objects.visible_to(user),
         series=Series.objects.visible_to(user),
         store_target=store_target,
-        several_projects=len(projects) > 1,
-        usual=True,
+        several_projects=True,
     )
 
 
@@ -123,18 +111,15 @@ def project_scope(request: HttpRequest, slug: str) -> Scope:
     if project is None:
         raise Http404
 
-    allowed = cache(lambda: may(user, Action.IMPORT, project))  # asked once in a request, where something is stored
-
     def store_target(header: Header) -> StoreTarget:
-        if not allowed():
+        if not may(user, Action.IMPORT, project):
             raise Problem(403, f"Your role in “{project.slug}” does not allow storing.")
         return _target(project, header, user)
 
     return Scope(
         base_path=f"/dicomweb/projects/{project.slug}",
         user=user,
-        studies=Study.objects.filter(project=project),
+        studies=Study.objects.visible_to(user).filter(project=project),
         series=Series.objects.visible_to(user).filter(study__project=project),
         store_target=store_target,
-        usual=True,
     )

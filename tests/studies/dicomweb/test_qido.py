@@ -93,10 +93,7 @@ def test_paging(three, root):
     assert uids(root("/studies?limit=2")) == ["2", "3"]
     rest = root("/studies?limit=2&offset=2")
     assert uids(rest) == ["1"]
-    assert (
-        rest["X-Total-Count"] == root("/studies")["X-Total-Count"] == root("/studies?limit=3")["X-Total-Count"] == "3"
-    )
-    assert "X-Total-Count" not in root("/studies?limit=2")  # there is more; how much would have to be counted
+    assert rest["X-Total-Count"] == root("/studies?limit=2")["X-Total-Count"] == "3"
     assert root("/studies?limit=0").json() == []
     assert root("/studies?offset=9").json() == []
 
