@@ -12,7 +12,7 @@ from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, may
 from portal.annotation.errors import CampaignError
 from portal.annotation.models import Campaign, Question
-from studies.cohorts.models import Cohort
+from studies.cohorts.models import Cohort, ReferenceStandard
 
 MAX_SEGMENT_NUMBER = 255  # as many as an 8-bit label map holds
 DEFAULT_COLORS = ["#5acce6", "#d9b726", "#c097fe", "#ea6848", "#2b84f0", "#97cf85", "#ee93a8", "#70768e"]
@@ -147,3 +147,12 @@ def reader_problems(project: Project, readers: Sequence[User], overlap: int) -> 
         yield CampaignError(
             f"Only {chosen} chosen.", f"Choose more, or ask for {len(readers)} or fewer reads a case.", "overlap"
         )
+
+
+def known_structures(project: Project) -> list[str]:
+    """Names of the structures that the project's models segment and its reference standards hold, models' first."""
+    manifests = ModelVersion.objects.filter(model__project=project).order_by("-pk").values_list("manifest", flat=True)
+    labels = [label for manifest in manifests[:20] for label in manifest.get("labels", [])]
+    for held in ReferenceStandard.objects.filter(cohort__project=project).order_by("-pk").values_list("labels")[:20]:
+        labels += held[0]
+    return list(dict.fromkeys(label["name"] for label in labels))[:20]

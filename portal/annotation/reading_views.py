@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -80,9 +82,16 @@ def _body(request: SignedIn) -> dict[str, Any]:
 
 def _whole(body: dict[str, Any], key: str, default: int | None = None) -> int:
     value = body.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise _BadBody(f"“{key}” must be a whole number of 0 or more.")
     return int(value)
+
+
+def _uid(body: dict[str, Any], key: str) -> str | None:
+    value = body.get(key) or None
+    if value is not None and not (isinstance(value, str) and re.fullmatch(r"[0-9.]{1,64}", value)):
+        raise _BadBody(f"“{key}” must be a DICOM UID.")
+    return value
 
 
 @require_GET
@@ -118,7 +127,7 @@ def reading_draft(request: SignedIn, task: Task) -> dict[str, Any]:
         task,
         base_version=_whole(body, "base_version", 0),
         answers=body.get("answers") or {},
-        segmentation_sop_uid=body.get("segmentation_sop_uid") or None,
+        segmentation_sop_uid=_uid(body, "segmentation_sop_uid"),
         active_seconds=_whole(body, "active_seconds", 0),
     )
     return {

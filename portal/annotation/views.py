@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from portal.accounts.current import current_project
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, projects_where
-from portal.annotation import access, agreement, campaigns, consensus, export, progress, states
+from portal.annotation import access, agreement, campaigns, consensus, design, export, progress, states
 from portal.annotation.access import SignedIn
 from portal.annotation.errors import AnnotationError, CampaignError
 from portal.annotation.forms import CampaignForm, ConsensusForm, Row, possible_readers
@@ -105,6 +105,7 @@ def campaign_create(request: SignedIn) -> HttpResponse:
         "kinds": Question.Kind.choices,
         "lines": "\n",
         "empty_row": Row(1),
+        "known_structures": design.known_structures(project),
         "chosen_readers": [str(pk) for pk in (posted.getlist("readers") if posted else [])],
     }
     return render(request, "annotation/new_campaign.html", context, status=status)

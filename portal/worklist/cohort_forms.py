@@ -32,6 +32,10 @@ class CohortForm(forms.Form):
         super().__init__(*args, **kwargs)
         open_cohorts = Cohort.objects.filter(project=project, frozen_at__isnull=True).order_by("name")
         self.fields["cohort"].queryset = open_cohorts  # type: ignore[attr-defined]
+        if not open_cohorts.exists():  # nothing to add to: the name is needed
+            self.fields["name"].required = True
+            self.fields["name"].help_text = ""
+            self.fields["name"].error_messages["required"] = "Give the new cohort a name."
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

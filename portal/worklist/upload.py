@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_safe
 
 from portal.accounts.current import current_project
@@ -16,6 +17,9 @@ from studies.models import ImportBatch, Refusal
 def upload(request: HttpRequest) -> HttpResponse:
     """Drag and drop; the script sends the files to the import API. `?project=<slug>` chooses the project."""
     projects = list(projects_where(request.user, Action.IMPORT).order_by("name"))
+    if not projects and request.user.is_superuser:
+        messages.info(request, "Images are imported into a project. Make the first one here.")
+        return redirect("projects")
     if not projects:
         raise PermissionDenied("You may not import into any project. Ask a project's manager for the role of engineer.")
     current = current_project(request)

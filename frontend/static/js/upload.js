@@ -121,11 +121,13 @@ function group() {
   if (!first) return [];
   if (first.file.size > SMALL) return [first];
   const some = [];
+  const names = new Set(); // outcomes are told by name, so that files of the same name go one after the other
   let total = 0;
   for (const one of entries) {
-    if (one.state !== "waiting" || one.file.size > SMALL) continue;
+    if (one.state !== "waiting" || one.file.size > SMALL || names.has(one.name)) continue;
     if (some.length >= GROUP_FILES || total + one.file.size > GROUP) break;
     some.push(one);
+    names.add(one.name);
     total += one.file.size;
   }
   return some;

@@ -11,6 +11,7 @@ from django.urls import reverse
 from portal.annotation import campaigns, consensus, reading
 from portal.annotation.design import QuestionSpec
 from portal.annotation.models import Campaign
+from studies.cohorts.models import ReferenceStandard
 from tests.factories import ProjectFactory, member
 from tests.portal.annotation.conftest import submit, task_of
 
@@ -280,3 +281,15 @@ def test_a_flag_reaches_the_manager(client, world, campaign):
     assert "Wrong body part" in client.get(reverse("campaign", args=[campaign.pk])).content.decode()
     client.force_login(world.alice)
     assert "Wrong body part" not in client.get(reverse("campaign", args=[campaign.pk])).content.decode()
+
+
+def test_the_designer_offers_the_names_of_structures_that_are_known(client, world):
+    campaign = world.campaign()
+    ReferenceStandard.objects.create(
+        cohort=campaign.cohort, name="Masks", version=1, source=ReferenceStandard.Source.IMPORT,
+        labels=[{"number": 1, "name": "Left atrium"}],
+    )  # fmt: skip
+    client.force_login(world.manager)
+    page = client.get(reverse("campaign_create")).content.decode()
+    assert '<option value="Left atrium">' in page
+    assert "use the names of the structures that they segment, here Left atrium" in page

@@ -172,3 +172,19 @@ def test_the_page_says_what_was_withdrawn(client, world, task):
     response = client.get(reverse("reading_task", args=[task.pk]))
     assert response.status_code == 409
     assert "no longer assigned" in response.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ('{"base_version": 1e400}', "whole number"),
+        ('{"base_version": 0, "active_seconds": 1e400}', "whole number"),
+        ('{"base_version": 0, "segmentation_sop_uid": "1.2\\u0000"}', "DICOM UID"),
+        ('{"base_version": 0, "segmentation_sop_uid": {"a": 1}}', "DICOM UID"),
+    ],
+)
+def test_values_that_nothing_can_hold_are_refused_in_words(client, task, body, words):
+    answer = client.post(reverse("reading_draft", args=[task.pk]), body, content_type="application/json")
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+    assert not Draft.objects.exists()

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 
-from portal.accounts.models import Role
+from portal.accounts.models import Role, User
 from studies.models import ImportBatch, Instance, Study
 from tests import factories
 
@@ -152,3 +152,17 @@ def test_studies_and_series_over_rest(client, alice, project):
     ]
     assert client.get(f"/api/series/{other.pk}/").status_code == 404
     assert client.get("/api/series/?study=x").status_code == 400
+
+
+def test_pages_that_no_list_reaches_are_empty(client, alice):
+    client.force_login(alice)
+    huge = "9" * 30
+    answer = client.get("/api/studies/", {"limit": huge, "offset": huge})
+    assert answer.status_code == 200
+    assert answer.json()["results"] == []
+
+
+def test_an_administrator_without_projects_is_sent_to_make_one(client):
+    client.force_login(User.objects.create_superuser("root"))
+    answer = client.get("/upload/")
+    assert (answer.status_code, answer["Location"]) == (302, "/projects/")
