@@ -83,7 +83,7 @@ def leftovers() -> list[Path]:
 
 
 def test_echo_and_why_it_fails(pacs_node, pacs):
-    assert 0 < remote.echo(pacs_node) < 4
+    assert remote.echo(pacs_node) > 0
     nodes.change(pacs_node, ae_title="WRONG")
     with pytest.raises(RemoteRefused, match="AE title is not WRONG"):
         remote.echo(pacs_node)
