@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 AXES = {"z": -3, "y": -2, "x": -1}
+# One-voxel shifts (z, y, x), in the order in which they are added.
+SHIFTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1))
 
 
 def probabilities(
@@ -18,7 +21,9 @@ def probabilities(
     """Softmax probabilities [c, z, y, x] for a prepared image [inputs, z, y, x], on the network's device.
 
     settings: the manifest's `inference`: `window` (z, y, x) voxels, `overlap` 0–1, `mirror` axes whose mirror images
-    are averaged. Windows are blended with a Gaussian; an image smaller than the window is padded by its edge values.
+    are averaged, `shifts` 0–4 one-voxel shifts that are averaged as well: a network whose first layer skips every other
+    voxel sees another image then. Windows are blended with a Gaussian; an image smaller than the window is padded by
+    its edge values.
     tick: called before every window, so that long work can be stopped.
     """
     device = next(network.parameters()).device
@@ -40,9 +45,9 @@ def probabilities(
         assert total is not None
         return total / len(mirrors)
 
-    with torch.inference_mode():
+    def slide(whole: Tensor) -> Tensor:
         result = sliding_window_inference(
-            batch,
+            whole,
             roi_size=settings["window"],
             sw_batch_size=1,
             predictor=predict,
@@ -50,5 +55,14 @@ def probabilities(
             mode="gaussian",
             padding_mode="replicate",
         )
-    assert isinstance(result, Tensor)
-    return result[0]
+        assert isinstance(result, Tensor)
+        return result[0]
+
+    with torch.inference_mode():
+        result = slide(batch)
+        shifts = SHIFTS[1 : 1 + int(settings.get("shifts", 0))]
+        for shift in shifts:
+            z, y, x = shift
+            moved = slide(pad(batch, (x, 0, y, 0, z, 0), mode="replicate"))
+            result = result + moved[:, z:, y:, x:]
+        return result / (1 + len(shifts))

@@ -81,6 +81,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "window": Key("sizes", None, summary="Sliding window in voxels (z, y, x); the patch where left out"),
         "overlap": Key("number", 0.5, 0, 0.95),
         "mirror": Key("axes", [], summary="Axes over whose mirror images the output is averaged"),
+        "shifts": Key("whole", 0, 0, 4, summary="One-voxel shifts over which the output is averaged as well"),
         "threshold": Key("number", 0.5, 0, 1, summary="Case score from which a structure counts as found"),
     },
 }

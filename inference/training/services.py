@@ -169,7 +169,7 @@ def manifest_of(
         "network": config["network"],
         "labels": labels,
         "output": {"activation": "softmax", "threshold": config["inference"]["threshold"]},
-        "inference": {key: config["inference"][key] for key in ("window", "overlap", "mirror")},
+        "inference": {key: config["inference"][key] for key in ("window", "overlap", "mirror", "shifts")},
         "training": {
             "run": run.pk,
             "cohort": run.reference.cohort.name,

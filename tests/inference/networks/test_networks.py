@@ -67,11 +67,14 @@ class Pointwise(nn.Module):
         return torch.cat([torch.zeros_like(x), self.weight * x], dim=1)
 
 
+SETTINGS = {"window": [8, 8, 8], "overlap": 0.5}
+
+
 @pytest.mark.parametrize("size", [(9, 14, 11), (4, 4, 4), (16, 8, 20)])
-@pytest.mark.parametrize("mirror", [[], ["x", "z"]])
-def test_overlapping_windows_reproduce_a_pointwise_network(size, mirror):
+@pytest.mark.parametrize(("mirror", "shifts"), [([], 0), (["x", "z"], 0), ([], 4)])
+def test_overlapping_windows_reproduce_a_pointwise_network(size, mirror, shifts):
     image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
-    found = probabilities(Pointwise(), image, {"window": [8, 8, 8], "overlap": 0.5, "mirror": mirror})
+    found = probabilities(Pointwise(), image, SETTINGS | {"mirror": mirror, "shifts": shifts})
     assert found.shape == (2, *size)
     assert torch.allclose(found[1], torch.sigmoid(2 * image[0]), atol=1e-5)
 
