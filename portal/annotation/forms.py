@@ -162,7 +162,7 @@ def _segment(data: QueryDict, i: int) -> dict[str, Any]:
 class ConsensusForm(forms.Form):
     name = forms.CharField(max_length=80, label="Name of the reference standard")
     method = forms.ChoiceField(
-        choices=[("majority", "Majority at each voxel, ties are background"), ("STAPLE", "STAPLE")],
+        choices=[("majority", "Majority, ties are background"), ("STAPLE", "STAPLE")],
         label="Segments",
         initial="majority",
     )
