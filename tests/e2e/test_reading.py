@@ -242,6 +242,36 @@ def test_answers_that_never_reached_the_server_come_back_in_the_same_browser(cam
     assert list(Draft.objects.get(task=task).answers.values()) == ["seen once, kept for ever"]
 
 
+def test_strokes_that_never_reached_the_server_come_back_in_the_same_browser(campaign, phantom, sign_in):
+    task = task_of(campaign, "rita")
+    page = sign_in(task.reader)
+    frame = open_task(page, task)
+    stroke(page, 1, -120, 0)
+    expect(page.locator("#save")).to_have_text(SAVED)
+    blocked = [True]
+    page.context.route("**/dicomweb/tasks/*/studies", lambda route: route.abort() if blocked[0] else route.continue_())
+    stroke(page, 2, 120, 0)
+    drawn = in_memory(frame)
+    assert {label for counts in drawn.values() for label in counts} == {1, 2}
+    page.once("dialog", lambda dialog: dialog.accept())  # the browser warns; the reader goes all the same
+    page.reload()
+    frame = ready(page)
+    expect(page.get_by_text("Drawing brought back")).to_be_visible()
+    assert in_memory(frame) == drawn
+    stored = Draft.objects.filter(task=task).order_by("-version").first()
+    assert {label for counts in in_archive(stored.segmentation, phantom).values() for label in counts} == {1}
+    blocked[0] = False
+    page.wait_for_function("!document.getElementById('save').textContent.startsWith('Not')")
+    expect(page.locator("#save")).to_have_text(SAVED)
+    newest = Draft.objects.filter(task=task).order_by("-version").first()
+    assert in_archive(newest.segmentation, phantom) == drawn
+
+    # What reached the server is not kept in the browser.
+    page.reload()
+    assert in_memory(ready(page)) == drawn
+    expect(page.get_by_text("Drawing brought back")).not_to_be_visible()
+
+
 def test_a_second_window_is_told_and_neither_state_is_lost(campaign, sign_in):
     task = task_of(campaign, "rita")
     first = sign_in(task.reader)

@@ -1,6 +1,10 @@
 // Saves answers and drawing as drafts, and says "Saved" only after what was stored was read back and is the same.
 //
+// Until then a copy is kept in this browser (reading-backup.js).
+//
 // Emits "status" {status, text, version} and "conflict" with the newest draft of another window.
+
+import { Backup } from "./reading-backup.js";
 
 const ANSWERS_DELAY = 800; // ms after the last change
 const DRAWING_DELAY = 2500;
@@ -12,7 +16,7 @@ export class Saver extends EventTarget {
   constructor({ api, task, draft, questions, timer, labels }) {
     super();
     Object.assign(this, { api, questions, timer, labels });
-    this.key = `readroom:reading:${task}`;
+    this.backup = new Backup(task);
     this.version = draft?.version ?? 0;
     this.saved = { answers: draft?.answers ?? {}, segmentation: draft?.segmentation ?? null, at: draft?.saved_at ?? null };
     this.savedMap = null; // label map of saved.segmentation, once it was read
@@ -25,15 +29,17 @@ export class Saver extends EventTarget {
 
   begin() {
     this.questions.answers = this.saved.answers;
-    const kept = this.kept();
-    if (kept && kept.base_version === this.version && !same(kept.answers, this.saved.answers)) {
+    const kept = this.backup.answers();
+    if (kept && kept.version === this.version && !same(kept.answers, this.saved.answers)) {
       this.questions.answers = kept.answers;
       this.recovered = true;
       this.answersChanged();
     } else {
-      this.forget();
+      this.backup.forgetAnswers();
       this.tellIdle();
     }
+    const { version } = this;
+    this.keptDrawing = this.backup.drawing().then((kept) => kept && { map: kept.map, current: kept.version === version });
     window.addEventListener("online", () => this.dirty && this.save());
     window.addEventListener("beforeunload", (event) => {
       if (this.dirty && !this.stopped) event.preventDefault();
@@ -65,18 +71,26 @@ export class Saver extends EventTarget {
 
   answersChanged() {
     this.answersDirty = true;
-    this.keep();
+    this.backup.keepAnswers(this.version, this.questions.answers);
     this.schedule(ANSWERS_DELAY);
   }
 
   drawingChanged() {
     this.drawingDirty = true;
+    this.backup.keepDrawing(this.version, () => this.labels.drawing.labelMap());
     this.schedule(DRAWING_DELAY);
   }
 
   drawingRestored(map, stored) {
     this.savedMap = map;
     this.saved.segmentation = stored;
+  }
+
+  // {map, current}: a drawing that this browser kept and the server does not have, or null. `current`: it goes on from
+  // what the server has. Asked for when the stored drawing is there.
+  async unsavedDrawing() {
+    const kept = await this.keptDrawing;
+    return kept && !this.labels.drawing.equal(kept.map, this.savedMap ?? new Map()) ? kept : null;
   }
 
   schedule(delay) {
@@ -133,7 +147,7 @@ export class Saver extends EventTarget {
       // A stroke that was undone, or the same answer again: what is saved is what there is.
       if (!forced && this.version && segmentation === this.saved.segmentation && same(answers, this.saved.answers)) {
         this.savedMap = map;
-        this.forget();
+        this.settle();
         return;
       }
       const stored = await this.api.post("draft/", {
@@ -151,13 +165,21 @@ export class Saver extends EventTarget {
       this.version = stored.version;
       this.saved = { answers, segmentation, at: draft.saved_at };
       this.savedMap = map;
-      if (!this.answersDirty) this.forget();
+      this.settle();
     } catch (error) {
       this.answersDirty = true;
       if (drawn) this.drawingDirty = true;
       if (error.name === "Changed") return; // drawn on while storing: the next round takes the new state
       throw error;
     }
+  }
+
+  // What is on the server needs no copy here; what changed meanwhile goes on from the new version.
+  settle() {
+    if (this.answersDirty) this.backup.keepAnswers(this.version, this.questions.answers);
+    else this.backup.forgetAnswers();
+    if (this.drawingDirty) this.backup.keepDrawing(this.version, () => this.labels.drawing.labelMap());
+    else if (this.labels.drawing) this.backup.forgetDrawing(); // before that it was not brought back yet
   }
 
   async storeDrawing() {
@@ -211,7 +233,7 @@ export class Saver extends EventTarget {
 
   async abandon() {
     this.stopped = true;
-    this.forget();
+    await this.forget();
   }
 
   done() {
@@ -220,35 +242,15 @@ export class Saver extends EventTarget {
     this.forget();
   }
 
+  forget() {
+    this.backup.forgetAnswers();
+    return this.backup.forgetDrawing();
+  }
+
   async heartbeat() {
     if (this.stopped || this.running || this.dirty || !this.version || this.timer.seconds === this.beaten) return;
     this.beaten = this.timer.seconds;
     await this.save({ forced: true }); // the same content again: the server notes the time and keeps the version
-  }
-
-  // ---- Answers outlive the window in this browser until they are on the server ----
-  keep() {
-    try {
-      localStorage.setItem(this.key, JSON.stringify({ base_version: this.version, answers: this.questions.answers }));
-    } catch {
-      // Private windows may refuse; the answers are still in memory and on their way to the server.
-    }
-  }
-
-  kept() {
-    try {
-      return JSON.parse(localStorage.getItem(this.key));
-    } catch {
-      return null;
-    }
-  }
-
-  forget() {
-    try {
-      localStorage.removeItem(this.key);
-    } catch {
-      // nothing was kept
-    }
   }
 }
 

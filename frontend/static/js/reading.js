@@ -75,12 +75,43 @@ async function main() {
     timer.watch(frame.contentWindow);
     frame.contentWindow.addEventListener("keydown", (event) => onKey(event, { questions, labels, submit: () => byId("submit").click() }), true);
     new AiResult(byId("ai"), state, viewer.overlays).start();
-    if (state.segments.length) await labels.connect(viewer.drawing, state, saver);
+    if (state.segments.length) {
+      await labels.connect(viewer.drawing, state, saver);
+      await bringBackDrawing({ saver, labels });
+    }
     saver.viewerReady();
   } catch (error) {
     saver.viewerFailed();
     note("bad", "The images could not be opened", `${error.message} Your answers are kept.`, button("Try again", () => location.reload()));
   }
+}
+
+async function bringBackDrawing({ saver, labels }) {
+  const kept = await saver.unsavedDrawing();
+  if (!kept) return;
+  const use = () => {
+    labels.drawing.write(kept.map);
+    labels.count();
+    saver.drawingChanged();
+  };
+  if (kept.current) {
+    use();
+    note("info", "Drawing brought back", "This browser still had strokes that had not reached the server. They are drawn again and being saved.");
+    return;
+  }
+  const box = note(
+    "warn",
+    "This browser has another drawing of this case",
+    "It never reached the server, which has got a newer version since. You see the one of the server.",
+    button("Use the one kept here", () => {
+      box.remove();
+      use();
+    }),
+    button("Stay with this one", () => {
+      box.remove();
+      saver.backup.forgetDrawing();
+    }),
+  );
 }
 
 function showProgress({ position, total, submitted }) {
