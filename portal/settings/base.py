@@ -28,6 +28,7 @@ INSTALLED_APPS = [
     "portal.accounts",
     "portal.runtime",
     "studies",
+    "studies.duplicates",
     "studies.cohorts",
     "studies.dimse",
     "studies.quality",

@@ -47,12 +47,13 @@ class CohortSerializer(serializers.ModelSerializer):
     frozen_by: Any = serializers.SlugRelatedField(read_only=True, slug_field="username")
     cases = serializers.SerializerMethodField()
     splits = serializers.SerializerMethodField()
+    method: Any = serializers.JSONField(read_only=True)
 
     class Meta:
         model = Cohort
         fields = [
-            "id", "project", "name", "description", "frozen", "frozen_at", "frozen_by", "seed", "digest", "cases",
-            "splits", "created_at", "created_by",
+            "id", "project", "name", "description", "frozen", "frozen_at", "frozen_by", "seed", "method", "digest",
+            "cases", "splits", "created_at", "created_by",
         ]  # fmt: skip
         read_only_fields = ["frozen_at", "seed", "digest", "created_at"]
         # The service says in words which name is taken.
@@ -78,10 +79,11 @@ class CaseSerializer(serializers.ModelSerializer):
     """For readers without study and image: a reader who could follow a case to its patient would not read blinded."""
 
     split = serializers.CharField(source="cohort_patient.split")
+    fold = serializers.IntegerField(source="cohort_patient.fold", allow_null=True)
 
     class Meta:
         model = Case
-        fields = ["id", "name", "study", "image", "split"]
+        fields = ["id", "name", "study", "image", "split", "fold"]
 
     def to_representation(self, instance: Case) -> dict[str, Any]:
         shown = super().to_representation(instance)
@@ -97,6 +99,18 @@ class StudiesSerializer(serializers.Serializer):
 class FreezeSerializer(serializers.Serializer):
     fractions = serializers.DictField(child=serializers.FloatField(), default=lambda: dict(DEFAULT_FRACTIONS))
     seed = serializers.IntegerField(min_value=0, max_value=2**31 - 1, default=1)
+    folds = serializers.IntegerField(min_value=0, max_value=20, default=0, help_text="0: by shares")
+    leave_source_out = serializers.BooleanField(default=False)
+    classes: Any = serializers.PrimaryKeyRelatedField(
+        queryset=ReferenceStandard.objects.none(), required=False, allow_null=True, default=None
+    )
+    source: Any = serializers.CharField(default="", allow_blank=True, help_text="A variable's name, or manufacturer")
+    stratify_source = serializers.BooleanField(default=False)
+
+    def __init__(self, *args: Any, cohort: Cohort | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if cohort is not None:
+            self.fields["classes"].queryset = cohort.reference_standards.all()  # type: ignore[attr-defined]
 
 
 class ReferenceSerializer(serializers.ModelSerializer):
@@ -105,7 +119,10 @@ class ReferenceSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = ReferenceStandard
-        fields = ["id", "cohort", "name", "version", "source", "labels", "detail", "cases", "created_at", "created_by"]
+        fields = [
+            "id", "cohort", "name", "version", "source", "kind", "classes", "labels", "detail", "cases", "created_at",
+            "created_by",
+        ]  # fmt: skip
 
 
 class CohortViewSet(mixins.CreateModelMixin, mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
@@ -179,13 +196,19 @@ class CohortViewSet(mixins.CreateModelMixin, mixins.ListModelMixin, mixins.Retri
 
     @action(detail=True, methods=["post"], serializer_class=FreezeSerializer)
     def freeze(self, request: Request, pk: str) -> Response:
-        """Fix the members and split them by patient: `{"fractions": {"train": 0.7, …}, "seed": 1}`."""
+        """Fix the members and split them by patient: `{"fractions": {"train": 0.7, …}, "seed": 1}`, or `{"folds": 5}`.
+
+        With `folds` only the fraction of `test` counts; without fractions nothing is held out.
+        """
         cohort = self.get_object()
         self._curator(cohort.project)
-        asked = FreezeSerializer(data=request.data)
+        asked = FreezeSerializer(data=request.data, cohort=cohort)
         asked.is_valid(raise_exception=True)
+        design = asked.validated_data
+        if design["folds"] and "fractions" not in request.data:
+            design["fractions"] = {}
         try:
-            cohort = services.freeze(cohort, by=_user(request), **asked.validated_data)
+            cohort = services.freeze(cohort, by=_user(request), **design)
         except CohortError as error:
             raise Refused(error) from error
         return Response(CohortSerializer(cohort, context=self.get_serializer_context()).data)

@@ -35,6 +35,10 @@ class Cohort(models.Model):
     )
     seed = models.PositiveIntegerField(null=True, blank=True, help_text="Of the split")
     digest = models.CharField(max_length=64, blank=True, help_text="SHA-256 over members and splits when frozen")
+    # How it was split: {"kind": "shares", "fractions": …} or {"kind": "folds", "folds": 5} or {"kind": "sources",
+    # "sources": [name of fold 0, …]}; "classes" and "source" say by what it was stratified, "groups" how many units
+    # of several patients were kept together.
+    method = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
 
@@ -56,6 +60,8 @@ class CohortPatient(models.Model):
     patient = models.ForeignKey(Patient, on_delete=models.PROTECT, related_name="cohort_places")
     split = models.CharField(max_length=10, choices=Split.choices, default=Split.NONE, blank=True)
     fold = models.PositiveSmallIntegerField(null=True, blank=True)
+    # Patients with the same number have near-duplicate images and stay on one side; given when the cohort is frozen.
+    group = models.PositiveIntegerField(null=True, blank=True)
 
     class Meta:
         constraints = [
@@ -72,6 +78,8 @@ class Case(models.Model):
     study = models.ForeignKey(Study, on_delete=models.PROTECT, related_name="cases")
     image = models.ForeignKey(Series, on_delete=models.PROTECT, related_name="+")
     name = models.CharField(max_length=64, help_text="Pseudonym shown to readers; carries no identity")
+    # What the study held when it became a case (`studies.cohorts.changes`); null where that was not noted.
+    as_added = models.JSONField(null=True, blank=True)
 
     class Meta:
         ordering = ["name", "id"]
@@ -99,10 +107,18 @@ class ReferenceStandard(models.Model):
         FOLLOW_UP = "follow_up", "Follow-up"
         PHANTOM = "phantom", "Known by construction (synthetic)"
 
+    class Kind(models.TextChoices):
+        SEGMENTATION = "segmentation", "Segmentation"
+        CLASSIFICATION = "classification", "Classes"
+        ANSWERS = "answers", "Answers"
+
     cohort = models.ForeignKey(Cohort, on_delete=models.PROTECT, related_name="reference_standards")
     name = models.CharField(max_length=80)
     version = models.PositiveIntegerField(default=1)
     source = models.CharField(max_length=10, choices=Source.choices)
+    kind = models.CharField(max_length=14, choices=Kind.choices, default=Kind.SEGMENTATION)
+    # Of a classification, in the order in which models count them; each case has one as values["class"]
+    classes = models.JSONField(default=list, blank=True)
     # [{"number": 1, "name": "Anterior hippocampus"}, …], numbers as in the label maps of the cases
     labels = models.JSONField(default=list, blank=True)
     detail = models.JSONField(default=dict, blank=True, help_text="Where it came from: files, campaign, method")
@@ -114,6 +130,9 @@ class ReferenceStandard(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["cohort", "name", "version"], name="reference_version_unique"),
+            models.CheckConstraint(
+                condition=models.Q(kind__in=["segmentation", "classification", "answers"]), name="reference_kind_known"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -128,3 +147,18 @@ class ReferenceLabel(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["reference", "case"], name="one_label_per_case")]
+
+
+from studies.cohorts.clinical import ClinicalValue, ClinicalVariable, TableImport  # noqa: E402
+
+__all__ = [
+    "Case",
+    "ClinicalValue",
+    "ClinicalVariable",
+    "Cohort",
+    "CohortPatient",
+    "ReferenceLabel",
+    "ReferenceStandard",
+    "Split",
+    "TableImport",
+]

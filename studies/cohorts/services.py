@@ -9,19 +9,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Max, Sum
+from django.db.models import Case as Choice
+from django.db.models import Max, Sum, When
 from django.utils import timezone
 
 from portal.accounts.models import Project, User
+from studies.cohorts import changes, freezing
 from studies.cohorts.errors import CohortError
+from studies.cohorts.freezing import Design
 from studies.cohorts.models import Case, Cohort, CohortPatient, ReferenceLabel, ReferenceStandard
-from studies.cohorts.splits import DEFAULT_FRACTIONS, allot
+from studies.cohorts.splits import DEFAULT_FRACTIONS
 from studies.dicom.errors import SegmentationError
 from studies.dicom.labels import Label, checked
-from studies.models import Origin, Patient, Series, Study
+from studies.duplicates import services as duplicates
+from studies.models import Origin, Series, Study
 
 # Series that show nothing to segment or to read by themselves.
-NOT_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "OT", "ECG", "AU")
+NOT_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC", "ECG", "AU")
+OTHER = "OT"  # photographs, but scanned papers too: taken where a study has nothing else
+COMPARED_AT_ONCE = 2000  # series that a freeze looks at itself
 
 
 @dataclass
@@ -83,9 +89,10 @@ def add_studies(
     result = Added()
     number = cohort.cases.count()
     taken = {case.name for case in members.values()}
+    new: dict[int, Case] = {}
     for study in wanted:
-        if study.pk in members:
-            result.already.append(members[study.pk])
+        if study.pk in members or study.pk in new:
+            result.already.append(members.get(study.pk) or new[study.pk])
             continue
         image = chosen.get(study.pk) or picked.get(study.pk)
         if image is None or image.study_id != study.pk:
@@ -94,13 +101,26 @@ def add_studies(
         number += 1
         while f"C-{number:04d}" in taken:
             number += 1
-        place, _ = CohortPatient.objects.get_or_create(cohort=cohort, patient_id=study.patient_id)
-        case = Case.objects.create(
-            cohort=cohort, cohort_patient=place, study=study, image=image, name=f"C-{number:04d}"
-        )
-        members[study.pk] = case
-        result.cases.append(case)
+        new[study.pk] = Case(cohort=cohort, study=study, image=image, name=f"C-{number:04d}")
+    patients = {case.study.patient_id for case in new.values()}
+    CohortPatient.objects.bulk_create(
+        [CohortPatient(cohort=cohort, patient_id=patient) for patient in sorted(patients)],
+        ignore_conflicts=True,
+        batch_size=2000,
+    )
+    places = {place.patient_id: place for place in cohort.patients.filter(patient__in=patients)}
+    snapshots = changes.snapshots([case.study_id for case in new.values()])
+    for case in new.values():
+        case.cohort_patient = places[case.study.patient_id]
+        case.as_added = snapshots.get(case.study_id)
+    result.cases = Case.objects.bulk_create(new.values(), batch_size=2000)
     return result
+
+
+def without_images(studies: Sequence[Study]) -> list[Study]:
+    """Those that `add_studies` would leave out, as they have no image series."""
+    picked = _pick_images(studies)
+    return [study for study in studies if study.pk not in picked]
 
 
 @transaction.atomic
@@ -119,31 +139,52 @@ def remove(case: Case) -> None:
         place.delete()
 
 
-@transaction.atomic
 def freeze(
-    cohort: Cohort, *, by: User | None, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 1
+    cohort: Cohort,
+    *,
+    by: User | None,
+    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
+    seed: int = 1,
+    folds: int = 0,
+    leave_source_out: bool = False,
+    classes: ReferenceStandard | None = None,
+    source: str = "",
+    stratify_source: bool = False,
 ) -> Cohort:
-    """Fix the members for ever and split them by patient.
+    """Fix the members for ever and split them by patient; patients with near-duplicate images stay together.
 
-    The same patients, fractions and seed give the same split. From here on the database refuses every change of
-    members and splits. Raises `CohortError` (`frozen`, `empty`, `fractions`, `seed`, `too_few_patients`).
+    The parameters are those of `freezing.Design`. The same patients, images and design give the same split. From here
+    on the database refuses every change of members and splits. Raises `CohortError` (`frozen`, `empty`, `fractions`,
+    `seed`, `folds`, `sources`, `too_few_patients`, `not_compared`).
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise CohortError("seed", "The seed must be a whole number from 0 to 2147483647.", "For example 1.")
-    cohort = _locked(cohort)
-    places = list(cohort.patients.select_related("patient"))
-    if not places:
-        raise CohortError("empty", "The cohort has no cases.", "Add studies before it is frozen.")
-    split = allot([_key(place.patient) for place in places], fractions, seed)
-    for place in places:
-        place.split = split[_key(place.patient)]
-    CohortPatient.objects.bulk_update(places, ["split"])
-    cohort.seed = seed
-    cohort.digest = _digest(cohort)
-    cohort.frozen_at = timezone.now()
-    cohort.frozen_by = by
-    cohort.save(update_fields=["seed", "digest", "frozen_at", "frozen_by"])
+    design = Design(dict(fractions), seed, folds, leave_source_out, classes, source, stratify_source)
+    compare_images(cohort)
+    with transaction.atomic():
+        cohort = _locked(cohort)
+        made = freezing.plan(cohort, design)
+        CohortPatient.objects.bulk_update(made.places, ["split", "fold", "group"], batch_size=2000)
+        cohort.seed, cohort.method, cohort.digest = seed, made.method, _digest(cohort)
+        cohort.frozen_at, cohort.frozen_by = timezone.now(), by
+        cohort.save(update_fields=["seed", "method", "digest", "frozen_at", "frozen_by"])
     return cohort
+
+
+def compare_images(cohort: Cohort) -> None:
+    """Look for near-duplicates among the images that came too lately for the background.
+
+    Raises `CohortError` (`not_compared`) where these are too many to wait for.
+    """
+    missing = duplicates.pending(settled=False).filter(study__cases__cohort=cohort).distinct()
+    n = missing.count()
+    if n > COMPARED_AT_ONCE:
+        raise CohortError(
+            "not_compared",
+            f"{n} series of the cohort were not compared with the others yet, so copies of one image could end on two"
+            " sides of the split.",
+            "The comparison runs in the background after an import; try again in some minutes, or run"
+            " `manage.py find_duplicates`.",
+        )
+    duplicates.compare(list(missing))
 
 
 @transaction.atomic
@@ -156,10 +197,12 @@ def create_reference(
     cases: Iterable[CaseTruth],
     by: User | None,
     detail: Mapping[str, Any] | None = None,
+    classes: Sequence[str] = (),
 ) -> ReferenceStandard:
     """The next version of the reference standard `name` of a cohort; earlier versions stay as they are.
 
-    Raises `CohortError` (`name`, `labels`, `empty`, `other_cohort`, `wrong_segmentation`, `twice`).
+    classes: names of the classes of a classification, in order; each case then has one as `values["class"]`.
+    Raises `CohortError` (`name`, `labels`, `classes`, `empty`, `other_cohort`, `wrong_segmentation`, `twice`).
     """
     cohort = Cohort.objects.select_for_update().get(pk=cohort.pk)
     name = name.strip()
@@ -174,6 +217,7 @@ def create_reference(
             made_labels = checked(labels)
         except SegmentationError as error:
             raise CohortError("labels", error.cause, error.next_step) from error
+    kind = _kind(made_labels, classes, truths)
     for truth in truths:
         _check_truth(cohort, truth)
     if len({truth.case.pk for truth in truths}) < len(truths):
@@ -184,6 +228,8 @@ def create_reference(
         name=name,
         version=latest + 1,
         source=ReferenceStandard.Source(source),
+        kind=kind,
+        classes=list(classes),
         labels=made_labels,
         detail=dict(detail or {}),
         created_by=by,
@@ -193,6 +239,28 @@ def create_reference(
         for truth in truths
     )
     return reference
+
+
+def _kind(
+    labels: Sequence[Mapping[str, Any]], classes: Sequence[str], truths: Sequence[CaseTruth]
+) -> ReferenceStandard.Kind:
+    """What the reference standard holds. Raises `CohortError` (`classes`)."""
+    if not classes:
+        return ReferenceStandard.Kind.SEGMENTATION if labels else ReferenceStandard.Kind.ANSWERS
+    if len(set(classes)) < len(classes) or len(classes) < 2 or any(not name or len(name) > 64 for name in classes):
+        raise CohortError(
+            "classes",
+            "A classification needs two or more classes with different names of at most 64 characters.",
+            "See the values of the label column.",
+        )
+    strange = next((truth for truth in truths if truth.values.get("class") not in classes), None)
+    if strange is not None:
+        raise CohortError(
+            "classes",
+            f"Case {strange.case.name} has the class {strange.values.get('class')!r}, which is not among the classes.",
+            "Name every class, and give each case one of them.",
+        )
+    return ReferenceStandard.Kind.CLASSIFICATION
 
 
 def _locked(cohort: Cohort) -> Cohort:
@@ -223,7 +291,8 @@ def _pick_images(studies: Sequence[Study], *, without_findings: bool = False) ->
         .exclude(modality__in=NOT_IMAGES)
         .annotate(frames=Sum("instances__number_of_frames"))
         .filter(frames__gt=0)
-        .order_by("study_id", "-frames", "series_number", "id")
+        .annotate(other=Choice(When(modality=OTHER, then=1), default=0))
+        .order_by("study_id", "other", "-frames", "series_number", "id")
     )
     if without_findings:
         found = found.filter(quality_findings__isnull=True)
@@ -233,17 +302,13 @@ def _pick_images(studies: Sequence[Study], *, without_findings: bool = False) ->
     return picked
 
 
-def _key(patient: Patient) -> str:
-    """What orders patients in a split: independent of the database's own numbers."""
-    return f"{patient.patient_id}\x1f{patient.issuer_of_patient_id}"
-
-
 def _digest(cohort: Cohort) -> str:
     """SHA-256 over studies, images and splits; says no more about patients than who belongs together."""
     rows = cohort.cases.order_by("study__study_instance_uid").values_list(
-        "study__study_instance_uid", "image__series_instance_uid", "cohort_patient__split"
+        "study__study_instance_uid", "image__series_instance_uid", "cohort_patient__split", "cohort_patient__fold"
     )
-    return hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
+    told = [list(row) if row[3] is not None else list(row[:3]) for row in rows]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _check_truth(cohort: Cohort, truth: CaseTruth) -> None:
