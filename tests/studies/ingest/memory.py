@@ -6,12 +6,11 @@ import json
 import os
 import resource
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import connection
+from tests.forking import fork, wait
 
 
 @dataclass(frozen=True)
@@ -24,25 +23,19 @@ class Cost:
 
 
 def cost(work: Callable[[], Any]) -> Cost:
-    """Run `work` in a child; its result must be JSON. The parent gives up its database connection first."""
-    connection.close()
+    """Run `work` in a child; its result must be JSON."""
     out, into = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(out)
-        try:
-            before, began = _peak(), time.monotonic()
-            result = work()
-            answer = [(_peak() - before) / 1024, time.monotonic() - began, result]
-            os.write(into, json.dumps(answer).encode())
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(0)
+
+    def measured() -> None:
+        before, began = _peak(), time.monotonic()
+        result = work()
+        os.write(into, json.dumps([(_peak() - before) / 1024, time.monotonic() - began, result]).encode())
+
+    pid = fork(measured)
     os.close(into)
     with os.fdopen(out, "rb") as stream:
         data = stream.read()
-    os.waitpid(pid, 0)
+    wait(pid)
     assert data, "the child failed, see its traceback"
     return Cost(*json.loads(data))
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from portal.accounts.models import Project
 from studies.ingest import checking, rows, staging, store
 from studies.models import ImportBatch, Instance, Patient, Refusal, Series, Study
 from tests import factories
+from tests.forking import fork, wait
 
 TRACED = {module.__file__ for module in (store, staging, rows)}
 
@@ -29,22 +28,6 @@ TRACED = {module.__file__ for module in (store, staging, rows)}
 @pytest.fixture(autouse=True)
 def media(settings, tmp_path):
     settings.MEDIA_ROOT = tmp_path / "media"
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Run `work` in a forked process; its wait status. The parent gives up its connection first."""
-    connection.close()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitpid(pid, 0)[1]
 
 
 class Files:
@@ -110,7 +93,7 @@ def steps(tmp_path: Path) -> list[int]:
         changed = [k for k, state in enumerate(states) if k == 0 or state != states[k - 1]]
         listing.write_text(" ".join(map(str, [*changed, len(states) - 1])))
 
-    assert in_child(work) == 0
+    assert wait(fork(work)) == 0
     forget(project)
     return [int(word) for word in listing.read_text().split()]
 
@@ -132,7 +115,7 @@ def killed_at(number: int, batch: ImportBatch, files: Files) -> None:
         sys.settrace(trace)
         import_all(batch, files)
 
-    status = in_child(work)
+    status = wait(fork(work))
     assert os.WIFSIGNALED(status), f"line {number} was not reached"
     assert os.WTERMSIG(status) == signal.SIGKILL
 
