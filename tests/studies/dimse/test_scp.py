@@ -25,7 +25,8 @@ def answers(text: str) -> list[dict[str, str]]:
         if "# Dicom-Data-Set" in line:
             found.append({})
         elif found and (hit := re.search(r"\(([0-9a-f]{4}),([0-9a-f]{4})\) .. (?:\[(.*?)\]|\(no value)", line)):
-            found[-1][hit.group(1) + hit.group(2)] = (hit.group(3) or "").strip()
+            # UIDs of odd length are padded with NUL.
+            found[-1][hit.group(1) + hit.group(2)] = (hit.group(3) or "").strip(" \0")
     return found
 
 
