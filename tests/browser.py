@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 from portal.runtime.data_folder import REPOSITORY
+from tests import debian
 
 # The installed viewer outlives a test run: unpacking it takes longer than most tests.
 VIEWER = REPOSITORY / "build" / "test" / "viewer"
@@ -26,9 +27,5 @@ def find() -> str | None:
 
 def install() -> str | None:
     """Install it where we may, and return its path."""
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        return None
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
-        subprocess.run(["apt-get", *command], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    debian.install(*PACKAGES)
     return find()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from portal.runtime.data_folder import REPOSITORY
 from portal.viewer import install as viewer
-from tests import browser
+from tests import browser, dcmtk
 
 
 def prepare_viewer() -> str | None:
@@ -30,11 +30,14 @@ def main(arguments: list[str]) -> int:
     problem = prepare_viewer()
     if problem is not None:
         missing.append(f"the viewer is not installed ({problem})")
+    skipped = [f"the end-to-end tests, because {' and '.join(missing)}"] if missing else []
+    if not (dcmtk.found() or dcmtk.install()):
+        skipped.append("those against dcmtk, which only root can install (apt-get install dcmtk)")
     # What a portal on this machine is set to must not reach the tests.
     environment = {key: value for key, value in os.environ.items() if key not in {"DATA", "PORT", "HOST", "MEDIA_ROOT"}}
     code = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=REPOSITORY, env=environment).returncode
-    if missing:
-        print(f"Skipped: the end-to-end tests, because {' and '.join(missing)}.")
+    for which in skipped:
+        print(f"Skipped: {which}.")
     return code
 
 

@@ -48,12 +48,17 @@ def beat(schedule: Path | str) -> Process:
     return Process("beat", arguments, [(signal.SIGTERM, 5.0)])
 
 
+def dimse() -> Process:
+    """The DICOM listener; ports and AE title come from the settings."""
+    return Process("dimse", ["manage.py", "dimse"], [(signal.SIGTERM, 8.0)])
+
+
 # The checks of Django load every page; the tests have made them.
 _CELERY = ["-m", "celery", "--quiet", "--skip-checks", "-A", "portal"]
 
 
-def one_machine(host: str, port: int, run_folder: Path) -> list[Process]:
-    """Everything that `manage.py up` starts besides PostgreSQL and Valkey."""
+def one_machine(host: str, port: int, run_folder: Path, *, listens: bool = False) -> list[Process]:
+    """Everything that `manage.py up` starts besides PostgreSQL and Valkey; with `listens` the DICOM listener, too."""
     cores = len(os.sched_getaffinity(0))
     return [
         web(host, port, workers=max(2, min(4, cores // 2))),
@@ -61,4 +66,5 @@ def one_machine(host: str, port: int, run_folder: Path) -> list[Process]:
         worker("infer", ["infer"], concurrency=1),
         worker("train", ["train"], concurrency=1),
         beat(run_folder / "beat-schedule"),
+        *([dimse()] if listens else []),
     ]

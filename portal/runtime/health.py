@@ -1,4 +1,4 @@
-"""Is the portal ready? Database, broker, and a worker for every queue, each by name."""
+"""Is the portal ready? Database, broker, a worker for every queue and the DICOM listener, each by name."""
 
 import logging
 
@@ -6,7 +6,7 @@ import redis
 from django.conf import settings
 from django.db import DatabaseError, connection
 
-from portal.runtime.liveness import workers_alive
+from portal.runtime.liveness import LISTENER, workers_alive
 
 logger = logging.getLogger("portal.runtime")
 OK, FAILED = "ok", "failed"
@@ -28,9 +28,12 @@ def _database() -> str:
 
 
 def _broker_and_workers() -> dict[str, str]:
+    names = {queue: f"worker {queue}" for queue in settings.QUEUES}
+    if settings.DIMSE_PORT or settings.DIMSE_TLS_PORT:
+        names[LISTENER] = "DICOM listener"
     try:
-        alive = workers_alive(settings.QUEUES)
+        alive = workers_alive(list(names))
     except redis.RedisError as error:
         logger.warning("the broker does not answer", extra={"error": type(error).__name__})
-        return {"broker": FAILED, **{f"worker {queue}": FAILED for queue in settings.QUEUES}}
-    return {"broker": OK, **{f"worker {queue}": OK if count else FAILED for queue, count in alive.items()}}
+        return {"broker": FAILED, **dict.fromkeys(names.values(), FAILED)}
+    return {"broker": OK, **{name: OK if alive[key] else FAILED for key, name in names.items()}}

@@ -15,6 +15,7 @@ logger = logging.getLogger("portal.runtime")
 SIGN_EVERY_SECONDS = 3.0
 ALIVE_SECONDS = 15
 FORGOTTEN_SECONDS = 24 * 3600
+LISTENER = "dimse"  # the DICOM listener is no worker, but gives its signs in the same way
 
 
 def _client() -> redis.Redis:

@@ -1,14 +1,19 @@
-"""Storage commitment: a promise is given only for what lies on disk, and its answer is sent until it arrives."""
+"""Storage commitment: a promise is given only for what lies on disk, and its answer is sent until it arrives.
+
+The answer goes out on the association of the request where that stays open, else on one of our own.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from datetime import timedelta
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 from pydicom.dataset import Dataset
+from pynetdicom.association import Association
 from pynetdicom.presentation import build_context, build_role
 
 from studies.dimse import network
@@ -21,6 +26,8 @@ from studies.models import Instance
 logger = logging.getLogger(__name__)
 MAX_ATTEMPTS = 8
 FIRST_PAUSE = timedelta(seconds=20)  # then twice as long each time: about 85 minutes in all
+# A node that asked on an association of its own may wait for the answer there, or release it at once.
+STAYS_OPEN = timedelta(seconds=0.5)
 NO_SUCH_OBJECT = 0x0112
 CLASS_CONFLICT = 0x0119
 PROCESSING_FAILURE = 0x0110
@@ -29,19 +36,43 @@ DUPLICATE_TRANSACTION = 0x0131
 MAX_REFERENCES = 100_000
 
 
-def request(node: RemoteNode, information: Dataset) -> int:
-    """Write a request down (N-ACTION, action type 1); returns the status to answer."""
+def request(node: RemoteNode, information: Dataset, *, in_place: bool = False) -> tuple[int, Commitment | None]:
+    """Write a request down (N-ACTION, action type 1); returns the status to answer, and what was written.
+
+    With `in_place` somebody is about to call `report_on`, and `send_due` leaves the answer alone for that long.
+    """
     uid = str(information.get("TransactionUID", "") or "")
     references = [
         [str(item.get("ReferencedSOPClassUID", "")), str(item.get("ReferencedSOPInstanceUID", ""))]
         for item in information.get("ReferencedSOPSequence", None) or []
     ]
     if not uid or len(uid) > 64 or not references or len(references) > MAX_REFERENCES:
-        return INVALID_ARGUMENT
-    _, new = Commitment.objects.get_or_create(
-        node=node, transaction_uid=uid, defaults={"references": references, "due_at": timezone.now()}
+        return INVALID_ARGUMENT, None
+    due_at = timezone.now() + (FIRST_PAUSE if in_place else timedelta(0))
+    one, new = Commitment.objects.get_or_create(
+        node=node, transaction_uid=uid, defaults={"references": references, "due_at": due_at}
     )
-    return 0x0000 if new else DUPLICATE_TRANSACTION
+    return (0x0000, one) if new else (DUPLICATE_TRANSACTION, None)
+
+
+def report_on(assoc: Association, one: Commitment) -> None:
+    """Answer on the association of the request if it is still open; if not, or if that fails, the answer is due now.
+
+    Runs in a thread of its own: the association's own thread has to send its answer to the request first.
+    """
+    try:
+        time.sleep(STAYS_OPEN.total_seconds())
+        if assoc.is_established:
+            _send(assoc, *answer(one.node, one.transaction_uid, one.references))
+            Commitment.objects.filter(pk=one.pk).update(state=Commitment.State.REPORTED)
+            return
+    except Exception as error:
+        logger.info(
+            "a storage commitment goes out by itself", extra={"node_id": one.node_id, "error": repr(type(error))}
+        )
+    finally:
+        Commitment.objects.filter(pk=one.pk, state=Commitment.State.PENDING).update(due_at=timezone.now())
+        connection.close()
 
 
 def send_due() -> int:
@@ -82,12 +113,15 @@ def _report(node: RemoteNode, transaction_uid: str, references: list[list[str]])
     context = build_context(STORAGE_COMMITMENT, network.NATIVE)
     role = build_role(STORAGE_COMMITMENT, scu_role=False, scp_role=True)
     with network.association(node, [context], roles=[role]) as assoc:
-        try:
-            status, _ = assoc.send_n_event_report(
-                information, event_type, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
-            )
-        except ValueError:
-            raise RemoteError("The remote takes no answers to storage commitment from us.") from None
+        _send(assoc, event_type, information)
+
+
+def _send(assoc: Association, event_type: int, information: Dataset) -> None:
+    """N-EVENT-REPORT. Raises RemoteError where it was not taken."""
+    try:
+        status, _ = assoc.send_n_event_report(information, event_type, STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE)
+    except (ValueError, RuntimeError):
+        raise RemoteError("The remote takes no answers to storage commitment from us.") from None
     if "Status" not in status:
         raise network.fell_silent("while it was told what is stored")
     if status.Status != 0x0000:

@@ -12,15 +12,17 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from django.conf import settings
-from pynetdicom import AE, _config, dimse_messages
+from pynetdicom import AE, _config, dimse_messages, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.transport import ThreadedAssociationServer
 
 from studies.dicom.vr import EXPLICIT_LE, IMPLICIT_LE
 from studies.dimse.errors import NodeError, RemoteRefused, Unreachable
 from studies.dimse.models import RemoteNode
 from studies.ingest.staging import incoming
 
+logger = logging.getLogger(__name__)
 NATIVE = [EXPLICIT_LE, IMPLICIT_LE]
 COMPRESSED = [
     "1.2.840.10008.1.2.4.70",  # JPEG lossless
@@ -99,12 +101,11 @@ def association(
         contexts=contexts,
         ae_title=node.ae_title,
         ext_neg=roles,
-        evt_handlers=handlers,
+        evt_handlers=[*(handlers or []), NEVER_WAIT_FOR_EVER],
         tls_args=(client_tls(), node.host) if node.tls else None,
     )
     if not made.is_established:
         raise _why_not(node, made)
-    never_wait_for_ever(made)
     try:
         yield made
     except BaseException:
@@ -180,11 +181,42 @@ def server_tls() -> ssl.SSLContext:
     return context
 
 
-def never_wait_for_ever(made: Association) -> None:
+def _never_wait_for_ever(event: Any) -> None:
     """A peer that stops in the middle of a PDU would block pynetdicom's reading thread, and ending it, for good."""
-    transport = made.dul.socket
+    transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
         transport.socket.settimeout(settings.DIMSE_TIMEOUT_SECONDS)
+
+
+# Belongs to every association, on both sides, from its first byte.
+NEVER_WAIT_FOR_EVER = (evt.EVT_CONN_OPEN, _never_wait_for_ever)
+
+
+class Server(ThreadedAssociationServer):
+    """A server in which a caller's TLS handshake holds up nobody but this caller."""
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        assert self.socket is not None
+        caller, address = self.socket.accept()
+        caller.settimeout(settings.DIMSE_TIMEOUT_SECONDS)
+        if self.ssl_context:
+            caller = self.ssl_context.wrap_socket(caller, server_side=True, do_handshake_on_connect=False)
+        return caller, address
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        if isinstance(request, ssl.SSLSocket):
+            try:
+                request.do_handshake()
+            except OSError as error:
+                logger.warning(
+                    "a TLS handshake failed", extra={"address": client_address[0], "kind": type(error).__name__}
+                )
+                self.shutdown_request(request)
+                return
+        super().process_request_thread(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        logger.warning("a connection broke before it was an association", extra={"address": client_address[0]})
 
 
 def forget_partial(made: Association) -> None:

@@ -19,7 +19,6 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import AllStoragePresentationContexts
-from pynetdicom.transport import ThreadedAssociationServer
 
 from studies.dicom.vr import DEFLATED_LE, EXPLICIT_BE
 from studies.dicomweb.problems import Problem
@@ -53,6 +52,7 @@ class Archive(AE):
         self.moving = threading.local()
 
     def associate(self, *args: Any, **options: Any) -> Association:
+        options["evt_handlers"] = [*(options.get("evt_handlers") or []), network.NEVER_WAIT_FOR_EVER]
         made = super().associate(*args, **options)
         originator = getattr(self.moving, "originator", None)
         extra = {"originator_aet": originator} if originator else {}
@@ -73,7 +73,7 @@ def archive() -> Archive:
     return ae
 
 
-def listen(ae: Archive) -> list[ThreadedAssociationServer]:
+def listen(ae: Archive) -> list[network.Server]:
     """Start listening on the ports of the settings. Raises NodeError where that is not possible."""
     wanted: list[tuple[int, Any]] = []
     if settings.DIMSE_PORT:
@@ -85,21 +85,32 @@ def listen(ae: Archive) -> list[ThreadedAssociationServer]:
             wanted.append((settings.DIMSE_TLS_PORT, network.server_tls()))
         except OSError as error:
             raise NodeError("The TLS certificate or key cannot be used.", "Check DIMSE_TLS_….") from error
-    servers: list[ThreadedAssociationServer] = []
+    servers: list[network.Server] = []
     for port, context in wanted:
         try:
             address = (settings.DIMSE_HOST, port)
             bound = handlers(context is not None)
-            server = ae.start_server(address, block=False, evt_handlers=bound, ssl_context=context)
+            server = ae.make_server(
+                address, evt_handlers=bound, ssl_context=context, server_class=network.Server
+            )  # fmt: skip
         except OSError as error:
             raise NodeError(f"Port {port} cannot be opened: {error.strerror}.", "Give another one.") from None
-        assert server is not None  # it does not block
+        assert isinstance(server, network.Server)
+        threading.Thread(target=server.serve_forever, name=f"listener {port}", daemon=True).start()
         servers.append(server)
     return servers
 
 
+def stop(ae: Archive, servers: list[network.Server]) -> None:
+    """End the running associations and close the ports."""
+    for server in servers:
+        server.shutdown()
+    ae.shutdown()
+
+
 def handlers(tls: bool) -> list[Any]:
     return [
+        network.NEVER_WAIT_FOR_EVER,
         (evt.EVT_REQUESTED, _requested, [tls]),
         (evt.EVT_RELEASED, _ended),
         (evt.EVT_ABORTED, _ended),
@@ -119,6 +130,7 @@ class Conversation:
     def __init__(self, node: RemoteNode) -> None:
         self.node = node
         self._batch: ImportBatch | None = None
+        self.only_asks = True  # nothing was stored on this association so far
 
     def batch(self) -> ImportBatch:
         if self._batch is None:
@@ -147,7 +159,6 @@ def _requested(event: Any, tls: bool) -> None:
         connection.close()
         assoc.kill()
         return
-    network.never_wait_for_ever(assoc)
     assoc.conversation = Conversation(node)
     assoc.acceptor.ae_title = called
     assoc.acceptor.supported_contexts = [
@@ -207,6 +218,7 @@ def _echo(event: Any, conversation: Conversation) -> int:
 @_guarded(receive.PROCESSING_FAILURE)
 def _store(event: Any, conversation: Conversation) -> int | Dataset:
     arrived = Path(event.dataset_path)
+    conversation.only_asks = False
     node = conversation.node
     if not conversation.may(Service.STORE):
         arrived.unlink(missing_ok=True)
@@ -322,4 +334,9 @@ def _commit(event: Any, conversation: Conversation) -> tuple[int, Dataset | None
         return receive.NOT_AUTHORISED, None
     if event.request.ActionTypeID != 1:
         return 0x0123, None
-    return commitment.request(conversation.node, event.action_information), None
+    # Whoever stores and asks on one association goes on storing: our report would cross the next object.
+    in_place = conversation.only_asks
+    status, one = commitment.request(conversation.node, event.action_information, in_place=in_place)
+    if one is not None and in_place:
+        threading.Thread(target=commitment.report_on, args=[event.assoc, one], daemon=True).start()
+    return status, None

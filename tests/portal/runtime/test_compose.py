@@ -32,6 +32,7 @@ EXPECTED = {
     "worker-train-gpu": commands.worker("train", ["train"], concurrency=1).arguments,
     "worker-train-cpu": commands.worker("train", ["train"], concurrency=1).arguments,
     "beat": commands.beat("/data/run/beat-schedule").arguments,
+    "dimse": commands.dimse().arguments,
 }
 
 

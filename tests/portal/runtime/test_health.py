@@ -40,6 +40,14 @@ def test_a_queue_without_worker_is_named(client: Client, workers) -> None:
     assert failed == ["worker train"]
 
 
+def test_the_dicom_listener_counts_where_it_is_to_listen(client: Client, workers, settings) -> None:
+    settings.DIMSE_PORT = 11112
+    assert client.get("/readyz").json()["checks"]["DICOM listener"] == "failed"
+    liveness.give_sign("dimse@machine", [liveness.LISTENER])
+    assert client.get("/readyz").status_code == 200
+    liveness.withdraw("dimse@machine", [liveness.LISTENER])
+
+
 def test_a_worker_that_fell_silent_does_not_count(workers, monkeypatch: pytest.MonkeyPatch) -> None:
     assert liveness.workers_alive(["io"]) == {"io": 1}
     monkeypatch.setattr(liveness, "ALIVE_SECONDS", 0)

@@ -23,7 +23,7 @@ def portal(tmp_path_factory: pytest.TempPathFactory):
     data = tmp_path_factory.mktemp("up") / ("a folder with spaces and a very long name " * 3).strip() / "data"
     assert len(str(data)) > 107  # the longest path of a socket
     put_viewer(data)
-    portal = Portal(data)
+    portal = Portal(data, DIMSE_PORT=str(free_port()))
     portal.start()
     yield portal
     if portal.process is not None and portal.process.poll() is None:
@@ -65,8 +65,27 @@ def test_health_names_every_part_without_login(portal: Portal) -> None:
             "worker io": "ok",
             "worker infer": "ok",
             "worker train": "ok",
+            "DICOM listener": "ok",
         },
     }
+
+
+def test_the_dicom_listener_says_where_it_is_and_comes_back(portal: Portal) -> None:
+    def listening() -> list[tuple[str, int]]:
+        return [
+            connection.laddr
+            for process, line in members(portal.data)
+            if line.endswith("manage.py dimse")
+            for connection in process.net_connections("tcp")
+            if connection.status == "LISTEN"
+        ]
+
+    ((address, port),) = listening()
+    assert address == "127.0.0.1"
+    assert sum(f"READROOM at 127.0.0.1:{port}" in line for line in portal.lines) == 1
+    next(process for process, line in members(portal.data) if line.endswith("manage.py dimse")).kill()
+    assert eventually(lambda: not listening(), 5)
+    assert eventually(listening, 60) == [(address, port)]
 
 
 def test_static_files_are_kept_for_ever_under_hashed_names(portal: Portal) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from django.conf import settings
 
 from studies.dimse import nodes
 from studies.dimse.models import RemoteNode
+from tests import dcmtk as tools
 from tests.factories import ProjectFactory, ct_datasets, part10_bytes
 from tests.worker import ROOT, _environment
 
@@ -73,11 +73,11 @@ def start() -> Iterator[Started]:
 @pytest.fixture
 def dcmtk() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a tool of dcmtk: `dcmtk("echoscu", "-aec", …)`."""
-    if shutil.which("echoscu") is None or shutil.which("dcmqrscp") is None:
+    if not tools.found():
         pytest.skip("dcmtk is not installed (apt-get install dcmtk)")
 
     def run(tool: str, *arguments: object, timeout: float = 60, **options) -> subprocess.CompletedProcess[str]:
-        command = [tool, *(str(word) for word in arguments)]
+        command = [tools.path_of(tool), *(str(word) for word in arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, errors="replace", **options)
 
     return run
@@ -149,6 +149,56 @@ def files(tmp_path) -> Callable[..., list[Path]]:
         return paths
 
     return made
+
+
+class Pacs:
+    """dcmqrscp with a folder of its own; `move_port` is where it sends what READROOM asks for."""
+
+    def __init__(self, start, folder: Path, move_port: int, *options: str) -> None:
+        self.port = free_port()
+        self.folder = folder / "database"
+        self.folder.mkdir(parents=True)
+        config = folder / "dcmqrscp.cfg"
+        config.write_text(
+            f"NetworkTCPPort = {self.port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+            f"HostTable BEGIN\nreadroom = (READROOM, 127.0.0.1, {move_port})\nHostTable END\n"
+            "VendorTable BEGIN\nVendorTable END\n"
+            f"AETable BEGIN\nPACS {self.folder} RW (200, 1024mb) ANY\nAETable END\n"
+        )
+        self.process = start(
+            [tools.path_of("dcmqrscp"), *options, "-c", str(config)], folder / "dcmqrscp.log", self.port
+        )
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if path.name != "index.dat"]
+
+
+@pytest.fixture
+def pacs(start, dcmtk, tmp_path, listener_port) -> Pacs:
+    return Pacs(start, tmp_path / "pacs", listener_port)
+
+
+@pytest.fixture
+def listener_port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def pacs_node(project, pacs) -> RemoteNode:
+    return nodes.create(
+        project, None, name="PACS", ae_title="PACS", host="127.0.0.1", port=pacs.port,
+        addresses=["127.0.0.1"], services=["store"],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def filled(dcmtk, pacs, files) -> list[Path]:
+    """Four slices of one study in the PACS."""
+    paths = files(4, PatientID="R1", PatientName="Remote^Rita", StudyDate="20230102")
+    done = dcmtk("storescu", "-aec", "PACS", "127.0.0.1", pacs.port, *paths)
+    assert done.returncode == 0, done.stderr
+    return paths
 
 
 @pytest.fixture(autouse=True)

@@ -9,60 +9,11 @@ from pydicom import dcmread
 
 from studies.dimse import nodes, remote
 from studies.dimse.errors import RemoteError, RemoteRefused, Unreachable
-from studies.dimse.models import RemoteNode
 from studies.ingest import store
 from studies.models import ImportBatch, Instance, Study
 from tests.studies.dimse.conftest import free_port
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-class Pacs:
-    """dcmqrscp with a folder of its own; `move_port` is where it sends what READROOM asks for."""
-
-    def __init__(self, start, folder: Path, move_port: int) -> None:
-        self.port = free_port()
-        self.folder = folder / "database"
-        self.folder.mkdir(parents=True)
-        config = folder / "dcmqrscp.cfg"
-        config.write_text(
-            f"NetworkTCPPort = {self.port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
-            f"HostTable BEGIN\nreadroom = (READROOM, 127.0.0.1, {move_port})\nHostTable END\n"
-            "VendorTable BEGIN\nVendorTable END\n"
-            f"AETable BEGIN\nPACS {self.folder} RW (200, 1024mb) ANY\nAETable END\n"
-        )
-        self.process = start(["dcmqrscp", "-c", str(config)], folder / "dcmqrscp.log", self.port)
-
-    @property
-    def files(self) -> list[Path]:
-        return [path for path in self.folder.iterdir() if path.name != "index.dat"]
-
-
-@pytest.fixture
-def pacs(start, dcmtk, tmp_path, listener_port) -> Pacs:
-    return Pacs(start, tmp_path / "pacs", listener_port)
-
-
-@pytest.fixture
-def listener_port() -> int:
-    return free_port()
-
-
-@pytest.fixture
-def pacs_node(project, pacs) -> RemoteNode:
-    return nodes.create(
-        project, None, name="PACS", ae_title="PACS", host="127.0.0.1", port=pacs.port,
-        addresses=["127.0.0.1"], services=["store"],
-    )  # fmt: skip
-
-
-@pytest.fixture
-def filled(dcmtk, pacs, files) -> list[Path]:
-    """Four slices of one study in the PACS."""
-    paths = files(4, PatientID="R1", PatientName="Remote^Rita", StudyDate="20230102")
-    done = dcmtk("storescu", "-aec", "PACS", "127.0.0.1", pacs.port, *paths)
-    assert done.returncode == 0, done.stderr
-    return paths
 
 
 def uid_of(path: Path) -> str:

@@ -13,6 +13,7 @@ from studies.dimse import nodes
 from studies.dimse.models import RemoteNode
 from studies.ingest import store
 from studies.models import ImportBatch, Instance, Origin, Patient, Series, Study
+from tests import dcmtk as tools
 from tests.factories import ProjectFactory, make_ct_series
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -203,7 +204,7 @@ def test_move_sends_to_nodes_of_the_project_only(dcmtk, listener, node, archive,
     one, _, _ = archive
     folder = tmp_path / "moved"
     folder.mkdir()
-    start(["storescp", "-od", str(folder), str(node.port)], tmp_path / "storescp.log", node.port)
+    start([tools.path_of("storescp"), "-od", str(folder), str(node.port)], tmp_path / "storescp.log", node.port)
     key = f"StudyInstanceUID={one.study.study_instance_uid}"
     query = ["-k", "QueryRetrieveLevel=STUDY", "-k", key]
     done = dcmtk("movescu", "-v", "-S", "-aem", "DCMTK", *listener.address, *query)
@@ -222,7 +223,7 @@ def test_a_peer_that_takes_implicit_only_gets_the_same_pixels(dcmtk, listener, n
     assert dcmtk("storescu", "-xr", *listener.address, plain.with_name("rle.dcm")).returncode == 0
     folder = tmp_path / "moved"
     folder.mkdir()
-    start(["storescp", "+xi", "-od", str(folder), str(node.port)], tmp_path / "storescp.log", node.port)
+    start([tools.path_of("storescp"), "+xi", "-od", str(folder), str(node.port)], tmp_path / "storescp.log", node.port)
     key = f"StudyInstanceUID={dcmread(plain).StudyInstanceUID}"
     done = dcmtk(
         "movescu", "-v", "-S", "-aem", "DCMTK", *listener.address, "-k", "QueryRetrieveLevel=STUDY", "-k", key

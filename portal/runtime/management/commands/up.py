@@ -42,16 +42,29 @@ class Command(BaseCommand):
         host, port = settings.HOST, settings.PORT  # type: ignore[misc]
         if not port_is_free(port, host):
             raise RuntimeProblem(f"Port {port} of {host} is taken by another program.", "Give another one: PORT=8001.")
+        listening = [number for number in (settings.DIMSE_PORT, settings.DIMSE_TLS_PORT) if number]
+        for number in listening:
+            if not port_is_free(number, settings.DIMSE_HOST):
+                raise RuntimeProblem(
+                    f"Port {number} of {settings.DIMSE_HOST}, for DICOM, is taken by another program.",
+                    "Give another one: DIMSE_PORT=11113.",
+                )
         address = f"http://{_name(host)}:{port}"
         password = first_run.prepare(data, self._say)
         supervisor = Supervisor(
-            commands.one_machine(host, port, data.run), data, opened(), f"http://{_reach(host)}:{port}", self._say
+            commands.one_machine(host, port, data.run, listens=bool(listening)),
+            data,
+            opened(),
+            f"http://{_reach(host)}:{port}",
+            self._say,
         )
         write_private_json(claim(data), {"address": address, "pid": os.getpid()})
 
         def ready() -> None:
             if password is not None:
                 self._say(f"User {first_run.ADMINISTRATOR}, password {password} (kept in {data.admin_password})")
+            for number in listening:
+                self._say(f"DICOM listener: {settings.DIMSE_AE_TITLE} at {settings.DIMSE_HOST}:{number}")
             self._say(f"Readroom is ready: {address}")
 
         try:

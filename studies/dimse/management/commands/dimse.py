@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import socket
 import threading
+import time
 import warnings
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import close_old_connections
+from redis import RedisError
 
+from portal.runtime import liveness
 from studies.dimse import commitment, scp
 from studies.dimse.errors import NodeError
 
@@ -34,12 +40,31 @@ class Command(BaseCommand):
         where = ", ".join(f"{server.server_address[0]}:{server.server_address[1]}" for server in servers)
         self.stdout.write(f"Listening as {settings.DIMSE_AE_TITLE} on {where}")
         self.stdout.flush()
+        name = f"dimse-{os.getpid()}@{socket.gethostname()}"
+        signed = -liveness.SIGN_EVERY_SECONDS
         try:
-            while not stop.wait(1.0):
-                close_old_connections()
-                try:
-                    commitment.send_due()
-                except Exception as error:  # the database may be away for a moment; the listener stays
-                    scp.logger.error("storage commitments wait", exc_info=error)
+            while True:
+                if time.monotonic() - signed >= liveness.SIGN_EVERY_SECONDS:
+                    signed = time.monotonic()
+                    self._sign(name)
+                self._send_commitments()
+                if stop.wait(1.0):
+                    return
         finally:
-            ae.shutdown()
+            scp.stop(ae, servers)
+            with contextlib.suppress(RedisError):
+                liveness.withdraw(name, [liveness.LISTENER])
+
+    def _sign(self, name: str) -> None:
+        """A sign of life for /readyz; without a broker the listener listens all the same."""
+        try:
+            liveness.give_sign(name, [liveness.LISTENER])
+        except RedisError:
+            scp.logger.warning("the broker does not take a sign of life")
+
+    def _send_commitments(self) -> None:
+        close_old_connections()
+        try:
+            commitment.send_due()
+        except Exception as error:  # the database may be away for a moment; the listener stays
+            scp.logger.error("storage commitments wait", exc_info=error)
