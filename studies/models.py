@@ -101,18 +101,21 @@ class SeriesQuerySet(models.QuerySet["Series"]):
 
         Readers see images, model results and what they made themselves, never another reader's work or a
         reference standard. While a study is embargoed for a user (a blinded reading is open), only images and
-        the user's own objects remain. Unfinished drawings exist in their reading task only, for nobody else.
+        the user's own objects remain, whatever the role: a superuser who reads is blinded as well. Unfinished
+        drawings exist in their reading task only, for nobody else.
         """
         series = self.filter(study__in=Study.objects.visible_to(user)).exclude(origin=Origin.DRAFT)
-        if user.is_superuser or not user.is_authenticated:
+        if not user.is_authenticated:
             return series
         acquired, own = models.Q(origin=Origin.ACQUIRED), models.Q(created_by=user)
+        embargoed = models.Exists(Embargo.objects.filter(user=user, study=models.OuterRef("study")))
+        if user.is_superuser:
+            return series.filter(acquired | own | ~embargoed)
         sees_all = models.Q(
             study__project__in=Project.objects.filter(
                 memberships__user=user, memberships__role__in=[Role.MANAGER, Role.ENGINEER]
             )
         )
-        embargoed = models.Exists(Embargo.objects.filter(user=user, study=models.OuterRef("study")))
         return series.filter(acquired | own | ((sees_all | models.Q(origin=Origin.MODEL)) & ~embargoed))
 
 

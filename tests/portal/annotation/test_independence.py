@@ -5,13 +5,14 @@ from django.urls import reverse
 
 from inference.prediction.models import Prediction
 from inference.registry.models import Model, ModelVersion
+from portal.accounts.models import Role
 from portal.annotation import campaigns, reading
 from portal.annotation.design import QuestionSpec
 from portal.annotation.models import Draft
 from studies.dicom import segmentation
 from studies.models import Origin, Series
 from studies.volumes import source_datasets
-from tests.factories import store_datasets
+from tests.factories import member, store_datasets
 from tests.portal.annotation.conftest import answers_of, box, draw, submit, task_of
 from tests.portal.annotation.test_blinding import content, seg_of, stow
 
@@ -215,3 +216,29 @@ def test_an_unfinished_drawing_is_seen_in_its_task_only_and_published_by_submitt
     reading.submit(bob, base_version=draft.record.version)
     assert Series.objects.visible_to(world.manager).filter(pk=drawing.pk).exists()
     assert not Series.objects.visible_to(world.alice).filter(pk=drawing.pk).exists()
+
+
+def test_a_superuser_who_reads_is_blinded_like_any_reader(client, world):
+    """Administration is no way around the blinding; it ends with the campaign."""
+    root = member(world.project, Role.READER, username="root-who-reads", is_superuser=True)
+    campaign = world.campaign(readers=[root, world.alice])
+    shown = model_result(world, campaign)
+    submit(task_of(campaign, world.alice), "yes", 2, label_map=box(X))
+    drawing = Series.objects.get(origin=Origin.ANNOTATION)
+    hidden = {shown.segmentation.series_instance_uid, drawing.series_instance_uid}
+    study = shown.study.study_instance_uid
+    client.force_login(root)
+
+    def served(base) -> set[str]:
+        answer = client.get(f"{base}/studies/{study}/series")
+        return {series["0020000E"]["Value"][0] for series in answer.json()}
+
+    for base in ("/dicomweb", f"/dicomweb/projects/{world.project.slug}"):
+        assert served(base) == {shown.image.series_instance_uid}
+        for uid in hidden:
+            assert client.get(f"{base}/studies/{study}/series/{uid}/metadata").status_code == 404
+    assert not Prediction.objects.visible_to(root).exists()
+    assert client.get(reverse("campaign_export", args=[campaign.pk, "json"])).status_code == 403
+    campaigns.close(campaign, by=world.manager)
+    assert served("/dicomweb") == {shown.image.series_instance_uid, *hidden}
+    assert Prediction.objects.visible_to(root).get() == shown
