@@ -10,6 +10,7 @@ from inference.prediction.api import PredictionViewSet
 from inference.registry.api import ModelVersionViewSet, ModelViewSet
 from inference.training.api import TrainingRunViewSet
 from portal.annotation.api import CampaignViewSet
+from portal.trail.api import AuditViewSet
 from studies.api import ImportViewSet, SeriesViewSet, StudyViewSet
 from studies.cohorts.api import CohortViewSet, ReferenceViewSet
 from studies.refusal_api import RefusalViewSet
@@ -27,6 +28,7 @@ router.register("versions", ModelVersionViewSet, basename="api_version")
 router.register("training-runs", TrainingRunViewSet, basename="api_training_run")
 router.register("predictions", PredictionViewSet, basename="api_prediction")
 router.register("evaluations", EvaluationViewSet, basename="api_evaluation")
+router.register("audit", AuditViewSet, basename="api_audit")
 router.register("campaigns", CampaignViewSet, basename="api_campaign")
 
 urlpatterns = [

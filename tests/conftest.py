@@ -8,7 +8,7 @@ import pytest
 from django.conf import settings
 
 from portal.viewer import install as viewer
-from tests import browser
+from tests import browser, emptying  # noqa: F401
 from tests.worker import (  # noqa: F401
     _begin_worker,
     _shared_worker,

@@ -25,6 +25,7 @@ from kombu.exceptions import ChannelError, OperationalError
 from inference.jobs.errors import IllegalTransition, LeaseLost
 from inference.jobs.failures import Failure
 from inference.jobs.models import Job, JobLogLine, JobMetric
+from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def submit(task: JobTask, *, project: Project, title: str, parameters: dict[str,
             max_attempts=task.max_attempts,
             created_by=by,
         )
+        trail.record("job.submit", job, user=by, task=task.name)
         transaction.on_commit(lambda: enqueue(job))
     return job
 
@@ -180,6 +182,7 @@ def cancel(job: Job, *, by: User | None) -> Job:
             job.cancel_requested = True
             job.save(update_fields=["cancel_requested"])
             _note(job, f"{_name(by)} asked to cancel", "event")
+        trail.record("job.cancel", job, user=by)
     job.refresh_from_db()
     return job
 
@@ -193,6 +196,7 @@ def retry(job: Job, *, by: User | None) -> Job:
                 f"Only a failed or cancelled job can run again; this one is {job.get_state_display().lower()}."
             )
         _note(job, f"Queued again by {_name(by)}", "event")
+        trail.record("job.retry", job, user=by)
         _move(
             job,
             State.QUEUED,

@@ -14,6 +14,7 @@ from django.db.models import Max
 from inference.errors import StageError
 from inference.registry import bundle
 from inference.registry.models import TRANSITIONS, Model, ModelVersion, Promotion, Stage
+from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 
 if TYPE_CHECKING:
@@ -132,6 +133,14 @@ def find_version(text: str, *, user: User | None = None, project: Project | None
 
 def _move(version: ModelVersion, to: str, *, reason: str, by: User) -> ModelVersion:
     Promotion.objects.create(version=version, from_stage=version.stage, to_stage=to, reason=reason, by=by)
+    trail.record(
+        "version.promote",
+        version,
+        project=version.model.project_id,
+        user=by,
+        from_stage=str(version.stage),
+        to_stage=str(to),
+    )
     version.stage = to
     version.save(update_fields=["stage"])
     return version

@@ -3,7 +3,7 @@ from __future__ import annotations
 from django import forms
 from django.contrib.auth.password_validation import validate_password
 
-from portal.accounts.models import Project, Role, User
+from portal.accounts.models import ApiToken, Project, Role, User
 
 EXPIRY = [("30", "in 30 days"), ("90", "in 90 days"), ("365", "in a year"), ("0", "never")]
 
@@ -19,6 +19,23 @@ class ProfileForm(forms.ModelForm):
 class TokenForm(forms.Form):
     name = forms.CharField(max_length=80, help_text="What uses it, for example “notebook”.")
     expires = forms.ChoiceField(choices=EXPIRY, initial="90", label="Expires")
+    scope = forms.ChoiceField(
+        choices=ApiToken.Scope.choices, initial=ApiToken.Scope.READ, required=False, label="May do"
+    )
+    project = forms.ModelChoiceField(
+        Project.objects.none(),
+        required=False,
+        to_field_name="slug",
+        empty_label="All your projects",
+        label="Reaches",
+    )
+
+    def __init__(self, user: User, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["project"].queryset = Project.objects.visible_to(user)  # type: ignore[attr-defined]
+
+    def clean_scope(self) -> str:
+        return self.cleaned_data["scope"] or ApiToken.Scope.FULL
 
 
 class ProjectForm(forms.ModelForm):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from datetime import datetime
 
 from django.contrib.auth.models import AbstractUser
 from django.db import models
@@ -17,6 +18,11 @@ class User(AbstractUser):
 
     theme = models.CharField(max_length=5, choices=Theme.choices, default=Theme.DARK)
     single_key_shortcuts = models.BooleanField(default=True)
+
+    # Set on the user of a request that came with a token: which one, and the project it is limited to (keys).
+    token_id: int | None = None
+    only_project: int | None = None
+    token_expires_at: datetime | None = None
 
     def __str__(self) -> str:
         return self.get_full_name() or self.username
@@ -38,9 +44,8 @@ class ProjectQuerySet(models.QuerySet["Project"]):
     def visible_to(self, user: User) -> ProjectQuerySet:
         if not user.is_authenticated or not user.is_active:
             return self.none()
-        if user.is_superuser:
-            return self
-        return self.filter(memberships__user=user)
+        found = self if user.is_superuser else self.filter(memberships__user=user)
+        return found if user.only_project is None else found.filter(pk=user.only_project)
 
 
 class Project(models.Model):
@@ -79,12 +84,29 @@ class Membership(models.Model):
 class ApiToken(models.Model):
     """A bearer token; only its SHA-256 digest is kept."""
 
+    class Scope(models.TextChoices):
+        FULL = "full", "Everything: REST API and DICOMweb"
+        READ = "read", "Read only: REST API and DICOMweb"
+        DICOMWEB = "dicomweb", "DICOMweb only: read and store"
+        DICOMWEB_READ = "dicomweb_read", "DICOMweb only: read"
+
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_tokens")
     name = models.CharField(max_length=80, blank=True)
     digest = models.CharField(max_length=64, unique=True)
+    scope = models.CharField(max_length=13, choices=Scope.choices, default=Scope.FULL)
+    project = models.ForeignKey(
+        Project, null=True, blank=True, on_delete=models.CASCADE, related_name="+", help_text="The only one it reaches"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(scope__in=["full", "read", "dicomweb", "dicomweb_read"]), name="token_scope_known"
+            )
+        ]
 
     @staticmethod
     def digest_of(token: str) -> str:
@@ -93,6 +115,12 @@ class ApiToken(models.Model):
     @staticmethod
     def new_secret() -> str:
         return secrets.token_urlsafe(32)
+
+    def allows(self, *, dicomweb: bool, writing: bool) -> bool:
+        """Whether a request to DICOMweb (else to the REST API) that writes, or only reads, is within the scope."""
+        if writing and self.scope in (self.Scope.READ, self.Scope.DICOMWEB_READ):
+            return False
+        return dicomweb or self.scope in (self.Scope.FULL, self.Scope.READ)
 
     @property
     def expired(self) -> bool:

@@ -25,8 +25,8 @@ ALLOWED: dict[Role, frozenset[Action]] = {
 
 
 def role_in(user: User, project: Project) -> Role | None:
-    """The user's role, or None. A superuser counts as manager everywhere."""
-    if not user.is_authenticated or not user.is_active:
+    """The user's role, or None. A superuser counts as manager everywhere; a token may be limited to one project."""
+    if not user.is_authenticated or not user.is_active or user.only_project not in (None, project.pk):
         return None
     if user.is_superuser:
         return Role.MANAGER
@@ -45,4 +45,5 @@ def projects_where(user: User, action: Action):
     if user.is_superuser:
         return projects
     roles = [role for role, actions in ALLOWED.items() if action in actions]
-    return Project.objects.filter(memberships__user=user, memberships__role__in=roles)
+    found = Project.objects.filter(memberships__user=user, memberships__role__in=roles)
+    return found if user.only_project is None else found.filter(pk=user.only_project)

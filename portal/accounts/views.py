@@ -46,9 +46,9 @@ def _password_form(user: User, data=None) -> PasswordChangeForm:
 def _profile(request: SignedIn, secret: str = "", status: int = 200, **forms) -> HttpResponse:
     context = {
         "form": ProfileForm(instance=request.user),
-        "token_form": TokenForm(),
+        "token_form": TokenForm(request.user),
         "password_form": _password_form(request.user),
-        "tokens": ApiToken.objects.filter(user=request.user).order_by("-id"),
+        "tokens": ApiToken.objects.filter(user=request.user).select_related("project").order_by("-id"),
         "memberships": Membership.objects.filter(user=request.user).select_related("project").order_by("project__name"),
         "secret": secret,
         **forms,
@@ -78,12 +78,18 @@ def password(request: SignedIn) -> HttpResponse:
 
 @require_POST
 def token_create(request: SignedIn) -> HttpResponse:
-    form = TokenForm(request.POST)
+    form = TokenForm(request.user, request.POST)
     if not form.is_valid():
         return _profile(request, token_form=form, status=422)
     days = int(form.cleaned_data["expires"])
     expires_at = timezone.now() + timedelta(days=days) if days else None
-    secret = services.issue_token(user=request.user, name=form.cleaned_data["name"], expires_at=expires_at)
+    secret = services.issue_token(
+        user=request.user,
+        name=form.cleaned_data["name"],
+        expires_at=expires_at,
+        scope=form.cleaned_data["scope"],
+        project=form.cleaned_data["project"],
+    )
     return _profile(request, secret=secret)
 
 

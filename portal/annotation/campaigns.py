@@ -10,6 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from inference.registry.models import ModelVersion
+from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, may
 from portal.annotation import assignment, design, states
@@ -78,6 +79,7 @@ def create(
         for i, s in enumerate(segments)
     )
     CampaignReader.objects.bulk_create(CampaignReader(campaign=campaign, user=user) for user in readers)
+    trail.record("campaign.create", campaign, user=by, blinded=blinded, readers=len(readers))
     return campaign
 
 
@@ -86,6 +88,7 @@ def discard(campaign: Campaign, *, by: User) -> None:
     """Delete a campaign that was never started."""
     campaign = _locked(campaign)
     states.after(campaign, "discard")
+    trail.record("campaign.discard", campaign, user=by)
     campaign.delete()
 
 
@@ -110,23 +113,24 @@ def start(campaign: Campaign, *, by: User) -> Campaign:
         _embargo(campaign, reader, cases)
     campaign.state, campaign.started_at = state, timezone.now()
     campaign.save(update_fields=["state", "started_at"])
+    trail.record("campaign.start", campaign, user=by)
     return campaign
 
 
 @transaction.atomic
 def pause(campaign: Campaign, *, by: User) -> Campaign:
-    return _to(_locked(campaign), "pause")
+    return _to(_locked(campaign), "pause", by)
 
 
 @transaction.atomic
 def resume(campaign: Campaign, *, by: User) -> Campaign:
-    return _to(_locked(campaign), "resume")
+    return _to(_locked(campaign), "resume", by)
 
 
 @transaction.atomic
 def close(campaign: Campaign, *, by: User) -> Campaign:
     """End the reading for good: what is submitted counts, drafts are kept but do not; embargoes are lifted."""
-    campaign = _to(_locked(campaign), "close")
+    campaign = _to(_locked(campaign), "close", by)
     campaign.closed_at = timezone.now()
     campaign.save(update_fields=["closed_at"])
     Embargo.objects.filter(reason=embargo_reason(campaign)).delete()
@@ -148,6 +152,7 @@ def add_reader(campaign: Campaign, user: User, *, by: User) -> int:
             f"{user} may not read in this project.", "Give this person the role reader in the project first.", "reader"
         )
     CampaignReader.objects.create(campaign=campaign, user=user)
+    trail.record("campaign.add_reader", campaign, user=by, reader=user.pk)
     if campaign.state == Campaign.State.DRAFT:
         return 0
     cases = list(Case.objects.filter(cohort=campaign.cohort))
@@ -173,6 +178,7 @@ def remove_reader(campaign: Campaign, user: User, *, by: User) -> int:
             "reader",
         )
     places.delete()
+    trail.record("campaign.remove_reader", campaign, user=by, reader=user.pk)
     withdrawn = 0
     for task in campaign.tasks.select_for_update().filter(reader=user):
         if states.task_can(task, "withdraw"):
@@ -193,6 +199,7 @@ def reassign_open(campaign: Campaign, *, by: User, reader: User | None = None) -
     states.after(campaign, "change_readers")
     if campaign.state == Campaign.State.DRAFT:
         raise CampaignError("The campaign has not started, nothing is assigned yet.", "Start it.")
+    trail.record("campaign.reassign", campaign, user=by, reader=reader.pk if reader is not None else None)
     avoid: set[tuple[int, int]] = set()
     if reader is not None:
         for task in campaign.tasks.select_for_update().filter(reader=reader, state=Task.State.OPEN):
@@ -256,7 +263,8 @@ def _locked(campaign: Campaign) -> Campaign:
     return Campaign.objects.select_for_update().get(pk=campaign.pk)
 
 
-def _to(campaign: Campaign, step: str) -> Campaign:
+def _to(campaign: Campaign, step: str, by: User) -> Campaign:
     campaign.state = states.after(campaign, step)
     campaign.save(update_fields=["state"])
+    trail.record(f"campaign.{step}", campaign, user=by)
     return campaign

@@ -16,6 +16,7 @@ from django.db import transaction
 
 from inference.jobs.models import Job
 from inference.jobs.services import submit as submit_job
+from portal.accounts.audit import trail
 from portal.accounts.models import User
 from portal.annotation import answers as answering
 from portal.annotation import overlaps, segmentations, states, voting
@@ -118,6 +119,7 @@ def adjudicate(
     content = answering.normalised(campaign.questions.all(), answers)
     if not content and read is None:
         raise NotAdjudicable("Nothing is decided.", "Choose an answer or a reader's segmentation.", "answers")
+    trail.record("campaign.adjudicate", case, project=campaign.project_id, patient=case.study.patient_id, user=by)
     return Adjudication.objects.create(
         campaign=campaign, case=case, answers=content, read=read, reason=reason.strip(), by=by
     )

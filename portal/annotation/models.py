@@ -22,7 +22,7 @@ class CampaignQuerySet(models.QuerySet["Campaign"]):
     def visible_to(self, user: User) -> CampaignQuerySet:
         """Managers, engineers and viewers of the project see its campaigns; readers those they read in."""
         if user.is_superuser:
-            return self
+            return self.filter(project__in=Project.objects.visible_to(user))
         sees = Project.objects.filter(
             memberships__user=user, memberships__role__in=[Role.MANAGER, Role.ENGINEER, Role.VIEWER]
         )
@@ -116,7 +116,7 @@ class TaskQuerySet(models.QuerySet["Task"]):
         """Own tasks; managers see every task of their projects."""
         projects = Project.objects.visible_to(user)
         if user.is_superuser:
-            return self
+            return self.filter(campaign__project__in=projects)
         managed = Project.objects.filter(memberships__user=user, memberships__role=Role.MANAGER)
         return self.filter(models.Q(reader=user) | models.Q(campaign__project__in=managed)).filter(
             campaign__project__in=projects

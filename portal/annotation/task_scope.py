@@ -48,6 +48,7 @@ def task_scope(request: HttpRequest, task: int) -> Scope:
         user=user,
         studies=Study.objects.filter(pk=found.case.study_id),
         series=visible_series(found),
+        project=found.campaign.project,
         store_target=lambda header: store_target(found, header),
         rewrite=blinding.Blinding(found.case.name) if found.campaign.blinded else None,
         amend=(lambda path: with_identity(found, path)) if found.campaign.blinded else None,

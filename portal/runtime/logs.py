@@ -31,6 +31,11 @@ def log_context(**fields: Any) -> Iterator[None]:
         _context.reset(token)
 
 
+def current_fields() -> Mapping[str, Any]:
+    """What `log_context` has put on the lines of this moment."""
+    return _context.get()
+
+
 class JsonFormatter(logging.Formatter):
     """`logger.info("stored", extra={"study_id": 7})` → `{"time": …, "level": "INFO", …, "study_id": 7}`."""
 

@@ -26,6 +26,7 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "portal.frame",
     "portal.accounts",
+    "portal.accounts.audit",
     "portal.runtime",
     "studies",
     "studies.duplicates",
@@ -59,6 +60,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "portal.accounts.audit.middleware.AuditTrail",
 ]
 
 ROOT_URLCONF = "portal.urls"
@@ -87,6 +89,11 @@ DATABASES = {
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# How many proxies stand in front; that many entries at the end of X-Forwarded-For are believed.
+TRUSTED_PROXIES = env.number("TRUSTED_PROXIES", 0, at_most=10)
+# What is recorded of each route.
+AUDIT_RULES = "portal.trail.rules.RULES"
 
 AUTH_USER_MODEL = "accounts.User"
 AUTH_PASSWORD_VALIDATORS = [

@@ -13,6 +13,7 @@ from django.db.models import Case as Choice
 from django.db.models import Max, Sum, When
 from django.utils import timezone
 
+from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 from studies.cohorts import changes, freezing
 from studies.cohorts.errors import CohortError
@@ -61,6 +62,7 @@ def create(*, project: Project, name: str, by: User | None, description: str = "
     )
     if not made:
         raise CohortError("name_taken", f"The project already has a cohort “{name}”.", "Choose another name.")
+    trail.record("cohort.create", cohort, user=by)
     return cohort
 
 
@@ -114,6 +116,7 @@ def add_studies(
         case.cohort_patient = places[case.study.patient_id]
         case.as_added = snapshots.get(case.study_id)
     result.cases = Case.objects.bulk_create(new.values(), batch_size=2000)
+    trail.record("cohort.add", cohort, cases=len(result.cases))
     return result
 
 
@@ -134,6 +137,7 @@ def remove(case: Case) -> None:
             "Make a new cohort without it instead.",
         )
     place = case.cohort_patient
+    trail.record("cohort.remove", case, project=case.cohort.project_id, patient=place.patient_id)
     case.delete()
     if not place.cases.exists():
         place.delete()
@@ -166,6 +170,7 @@ def freeze(
         cohort.seed, cohort.method, cohort.digest = seed, made.method, _digest(cohort)
         cohort.frozen_at, cohort.frozen_by = timezone.now(), by
         cohort.save(update_fields=["seed", "method", "digest", "frozen_at", "frozen_by"])
+        trail.record("cohort.freeze", cohort, user=by, seed=seed)
     return cohort
 
 
@@ -238,6 +243,7 @@ def create_reference(
         ReferenceLabel(reference=reference, case=truth.case, segmentation=truth.segmentation, values=dict(truth.values))
         for truth in truths
     )
+    trail.record("reference.create", reference, project=cohort.project_id, user=by, version=reference.version)
     return reference
 
 

@@ -14,8 +14,11 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from django.views.decorators.csrf import csrf_exempt
 
-from portal.accounts.authentication import user_of_token
+from portal.accounts.audit import trail
+from portal.accounts.audit.models import Outcome
+from portal.accounts.authentication import OutOfScope, user_of_token
 from portal.accounts.models import User
+from studies.dicomweb import reads
 from studies.dicomweb.problems import Problem, answer
 from studies.dicomweb.scope import Resolver, Scope
 
@@ -40,10 +43,13 @@ def user_of(request: HttpRequest) -> User:
     if header:
         kind, _, value = header.partition(" ")
         user = None
-        if kind.lower() in ("token", "bearer"):
-            user = user_of_token(value.strip())
-        elif kind.lower() == "basic":
-            user = _basic(request, value.strip())
+        try:
+            if kind.lower() in ("token", "bearer"):
+                user = user_of_token(value.strip(), dicomweb=True, method=request.method or "")
+            elif kind.lower() == "basic":
+                user = _basic(request, value.strip())
+        except OutOfScope as error:
+            raise Problem(403, str(error)) from error
         if user is None:
             raise Problem(401, "The credentials are unknown, expired or revoked.")
         return user
@@ -64,7 +70,7 @@ def _basic(request: HttpRequest, value: str) -> User | None:
         username, _, secret = base64.b64decode(value, validate=True).decode("utf-8").partition(":")
     except (binascii.Error, UnicodeDecodeError):
         return None
-    user = user_of_token(secret)
+    user = user_of_token(secret, dicomweb=True, method=request.method or "")
     if user is not None:
         return user if user.get_username() == username else None
     key = hashlib.sha256(value.encode()).hexdigest()
@@ -85,6 +91,28 @@ def _basic(request: HttpRequest, value: str) -> User | None:
 def endpoint(resolver: Resolver, methods: dict[str, Callable[..., HttpResponse]]) -> Callable[..., HttpResponse]:
     """A view: authenticate, resolve the scope, call `handler(request, scope, **uids)`, put problems into words."""
 
+    def served(request: HttpRequest, user: User, handler: Callable[..., HttpResponse], kwargs: dict[str, Any]) -> Any:
+        """The handler's answer, with its row in the audit trail."""
+        uids = {name: kwargs.pop(name) for name in _UID_ARGUMENTS if name in kwargs}
+        try:
+            scope: Scope = resolver(request, **kwargs)
+        except Http404:
+            root = next(iter(kwargs.values()), "")
+            trail.record(
+                "root.open", kind="dicomweb", key=root, outcome=Outcome.DENIED, seconds=trail.READ_SECONDS, user=user
+            )
+            raise Problem(404, "There is no such DICOMweb root.") from None
+        study = uids.get("study") or request.GET.get("studyUID", "")
+        try:
+            response = handler(request, scope, **uids)
+        except Problem as problem:
+            if problem.status == 404 and study:
+                reads.record_denied(request, scope, study)
+            raise
+        if request.method in SAFE:
+            reads.record(request, scope, study)
+        return response
+
     @csrf_exempt  # enforced in `user_of` for requests that live by the session cookie
     def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
         try:
@@ -95,12 +123,10 @@ def endpoint(resolver: Resolver, methods: dict[str, Callable[..., HttpResponse]]
                 response["Allow"] = ", ".join(methods)
                 return response
             request.user = user
-            uids = {name: kwargs.pop(name) for name in _UID_ARGUMENTS if name in kwargs}
-            try:
-                scope: Scope = resolver(request, **kwargs)
-            except Http404:
-                raise Problem(404, "There is no such DICOMweb root.") from None
-            response = handler(request, scope, **uids)
+            with trail.occasion(request):
+                response = served(request, user, handler, kwargs)
+        except trail.NotRecorded:
+            response = answer(Problem(503, "The audit trail cannot be written, so nothing is served."))
         except Problem as problem:
             response = answer(problem)
             if problem.status == 401:

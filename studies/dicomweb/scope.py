@@ -48,6 +48,7 @@ class Scope:
     `store_target` decides for each object and raises `Problem` (403, 409); None: nothing can be stored here.
     `amend` makes of a received file the bytes to store, for what left this root rewritten; None: as received.
     `base_path` is the path of the root without a closing slash; addresses in answers start with it.
+    `project`: the only one that this root serves.
     `several_projects`: a study UID may occur more than once, the first one answers.
     """
 
@@ -59,6 +60,7 @@ class Scope:
     rewrite: Rewrite | None = None
     amend: Callable[[Path], bytes] | None = None
     several_projects: bool = False
+    project: Project | None = None
 
     @property
     def instances(self) -> QuerySet[Instance]:
@@ -122,4 +124,5 @@ def project_scope(request: HttpRequest, slug: str) -> Scope:
         studies=Study.objects.visible_to(user).filter(project=project),
         series=Series.objects.visible_to(user).filter(study__project=project),
         store_target=store_target,
+        project=project,
     )

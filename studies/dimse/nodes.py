@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.db import IntegrityError, transaction
 
+from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 from studies.dicomweb.scope import Scope
 from studies.dimse.errors import NodeError
@@ -25,7 +26,10 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:_-]{0,251}[A-Za-z0-9])?\Z|[0-9A-Fa-
 
 def create(project: Project, by: User | None, **values: Any) -> RemoteNode:
     """Raises NodeError."""
-    return _save(RemoteNode(project=project, created_by=by), values)
+    with transaction.atomic():
+        node = _save(RemoteNode(project=project, created_by=by), values)
+        trail.record("node.create", node)
+    return node
 
 
 def change(node: RemoteNode, **values: Any) -> RemoteNode:
@@ -33,11 +37,16 @@ def change(node: RemoteNode, **values: Any) -> RemoteNode:
     moved = values.get("url", node.url) != node.url
     if not values.get("token") and not moved:
         values.pop("token", None)
-    return _save(node, values)
+    with transaction.atomic():
+        node = _save(node, values)
+        trail.record("node.change", node)
+    return node
 
 
 def remove(node: RemoteNode) -> None:
-    node.delete()
+    with transaction.atomic():
+        trail.record("node.remove", node)
+        node.delete()
 
 
 def _save(node: RemoteNode, values: dict[str, Any]) -> RemoteNode:

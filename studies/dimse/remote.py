@@ -16,7 +16,7 @@ from typing import TypeVar
 from django.db.models import QuerySet
 
 from portal.accounts.models import User
-from studies.dimse import landing, objects, receive, scu, web
+from studies.dimse import landing, objects, receive, scu, trace, web
 from studies.dimse.errors import RemoteError, RemoteRefused, Unreachable
 from studies.dimse.models import RemoteNode
 from studies.ingest import store
@@ -179,6 +179,7 @@ def send(node: RemoteNode, instances: QuerySet[Instance], *, progress: Progress 
 
     Objects that the remote refuses are told in `Sent.failed`. Raises RemoteError where the connection cannot be kept.
     """
+    trace.exported(instances, node, "send")
     left = {one.sop_instance_uid: one for one in objects.outgoing(instances)}
     if not left:
         raise RemoteError("There is nothing to send.", "Choose a study with objects.")

@@ -22,7 +22,7 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 
 from studies.dicom.vr import DEFLATED_LE, EXPLICIT_BE
 from studies.dicomweb.problems import Problem
-from studies.dimse import commitment, find, landing, network, nodes, objects, receive, sop_classes
+from studies.dimse import commitment, find, landing, network, nodes, objects, receive, sop_classes, trace
 from studies.dimse.errors import NodeError
 from studies.dimse.models import RemoteNode
 from studies.ingest import store
@@ -252,6 +252,7 @@ def _find(event: Any) -> Iterator[tuple[int, Dataset | None]]:
         return
     try:
         close_old_connections()
+        trace.searched(conversation.node, event.assoc.requestor.address)
         for answer in find.find(nodes.scope_of(conversation.node), event.identifier):
             if event.is_cancelled:
                 yield CANCELLED, None
@@ -273,7 +274,9 @@ def _get(event: Any) -> Iterator[Any]:
         return
     try:
         close_old_connections()
-        chosen = objects.outgoing(find.instances_of(nodes.scope_of(conversation.node), event.identifier))
+        rows = find.instances_of(nodes.scope_of(conversation.node), event.identifier)
+        trace.exported(rows, conversation.node, "get", event.assoc.requestor.address)
+        chosen = objects.outgoing(rows)
     except find.BadIdentifier:
         yield 1
         yield receive.MISMATCH, None
@@ -302,7 +305,9 @@ def _move(event: Any) -> Iterator[Any]:
         if to is None:
             yield None, None
             return
-        chosen = objects.outgoing(find.instances_of(nodes.scope_of(node), event.identifier))
+        rows = find.instances_of(nodes.scope_of(node), event.identifier)
+        trace.exported(rows, to, "move", event.assoc.requestor.address)
+        chosen = objects.outgoing(rows)
         options: dict[str, Any] = {"contexts": network.contexts_for(objects.kinds(chosen))}
         if to.tls:
             options["tls_args"] = (network.client_tls(), to.host)

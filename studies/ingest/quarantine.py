@@ -15,6 +15,7 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
+from portal.accounts.audit import trail
 from portal.accounts.models import User
 from studies.dicom import part10
 from studies.dicom.comparison import Difference, differences
@@ -201,3 +202,4 @@ def _locked(refusal: Refusal) -> Refusal:
 def _settle(refusal: Refusal, state: Refusal.State, by: User | None) -> None:
     refusal.state, refusal.settled_at, refusal.settled_by = state, timezone.now(), by
     refusal.save(update_fields=["state", "settled_at", "settled_by"])
+    trail.record("refusal.settle", refusal, project=refusal.batch.project_id, user=by, state=str(state))

@@ -16,6 +16,7 @@ from django.db import transaction
 from django.db.models import F
 from pydicom.dataset import Dataset
 
+from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 from studies.ingest import limits, rows
 from studies.ingest.outcome import Outcome, Refused, State
@@ -27,7 +28,10 @@ __all__ = ["Outcome", "State", "open_batch", "store_dataset", "store_file", "sto
 
 def open_batch(project: Project, source: ImportBatch.Source | str, by: User | None = None) -> ImportBatch:
     """Open the summary of one import."""
-    return ImportBatch.objects.create(project=project, source=source, created_by=by)
+    with transaction.atomic():
+        batch = ImportBatch.objects.create(project=project, source=source, created_by=by)
+        trail.record("import.open", batch, user=by, source=str(source))
+    return batch
 
 
 def store_file(
@@ -141,6 +145,7 @@ def store_staged(
         outcomes = [_outcome(entry, decided) for entry in entries]
         _write_refusals(batch, entries, outcomes, author)
         _count(batch, outcomes)
+        _record(batch, outcomes)
     for one in staged:
         if decided[id(one)].refusal is None and decided[id(one)].state is not State.STORED:
             one.path.unlink(missing_ok=True)
@@ -214,6 +219,28 @@ def _count(batch: ImportBatch, outcomes: list[Outcome]) -> None:
     ImportBatch.objects.filter(pk=batch.pk).update(
         **{state.value: F(state.value) + number for state, number in totals.items()}
     )
+
+
+def _record(batch: ImportBatch, outcomes: list[Outcome]) -> None:
+    """One row of the audit trail for each study that the batch added something to."""
+    added = {one.instance.series_id for one in outcomes if one.state is State.STORED and one.instance is not None}
+    known: set[int] = batch.__dict__.setdefault("recorded_series", set())
+    fresh = added - known
+    if not fresh:
+        return
+    rows = Series.objects.filter(pk__in=fresh).values_list("study_id", "study__patient_id").distinct()
+    for study, patient in rows:
+        trail.record(
+            "study.store",
+            kind="studies.study",
+            key=study,
+            project=batch.project_id,
+            patient=patient,
+            user=batch.created_by,
+            once=f"batch {batch.pk}",
+            batch=batch.pk,
+        )
+    known |= fresh
 
 
 def publish_drawing(series: Series) -> None:

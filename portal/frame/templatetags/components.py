@@ -22,6 +22,7 @@
     {{ 'DEMO^ANNA'|person_name }}                  DEMO, ANNA
     {{ mapping|get:key }}                          a value by a key known only at run time
     {{ a_date|day }} {{ a_datetime|moment }}       23 Nov 2026 · 23 Nov 2026 14:32
+    {{ a_datetime|stamp }}                         23 Nov 2026 14:32:07
 
 Interval and n are never left out: `est` says "insufficient data" or "no interval" where there is none.
 """
@@ -214,6 +215,15 @@ def moment(value) -> str:
         return day(value) if isinstance(value, date) else str(value)
     local = timezone.localtime(value)
     return format_html('<time datetime="{}">{} {}</time>', local.isoformat(), day(local.date()), f"{local:%H:%M}")
+
+
+@register.filter
+def stamp(value) -> str:
+    """To the second: when exactly something happened."""
+    if not value:
+        return "–"
+    local = timezone.localtime(value)
+    return format_html('<time datetime="{}">{} {}</time>', local.isoformat(), day(local.date()), f"{local:%H:%M:%S}")
 
 
 @register.filter

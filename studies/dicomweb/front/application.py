@@ -48,6 +48,7 @@ LEFT_OUT = frozenset(
         "django.contrib.auth.middleware.LoginRequiredMiddleware",
         "django.contrib.messages.middleware.MessageMiddleware",
         "django_htmx.middleware.HtmxMiddleware",
+        "portal.accounts.audit.middleware.AuditTrail",  # see studies.dicomweb.reads
     }
 )
 
@@ -111,8 +112,7 @@ class Front:
             origin = self._origin(environ)
             if user is None or origin is None:
                 return None
-            accept = environ.get("HTTP_ACCEPT", "")
-            found = self.frames.answer(frame, user, generation, accept, origin[0])
+            found = self.frames.answer(frame, user, generation, environ, origin[0])
             if found is not None:
                 headers, body = found
                 headers += origin[1]

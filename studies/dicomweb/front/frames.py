@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from portal.accounts.models import User
-from studies.dicomweb import answers, locations, multipart, wado
+from studies.dicomweb import answers, locations, multipart, reads, wado
 from studies.dicomweb.front.remembered import Remembered
 from studies.dicomweb.negotiation import ranked
 from studies.dicomweb.problems import Problem
@@ -48,15 +49,22 @@ class Frames:
         self._contents: Remembered[dict[str, Located]] = Remembered(SERIES_KEPT, CONTENTS_SECONDS if seconds else 0.0)
 
     def answer(
-        self, found: re.Match[str], user: User, generation: int, accept: str, origin: str
+        self,
+        found: re.Match[str],
+        user: User,
+        generation: int,
+        environ: Mapping[str, Any],
+        origin: str,
     ) -> tuple[list[tuple[str, str]], bytes] | None:
-        """Headers and body; None for everything that Django should answer, errors included. `origin` is the address of
-        the server (`https://host`). Raises OSError."""
+        """Headers and body; None for everything that the views should answer: errors, and the first frame of a study,
+        which goes into the audit trail. `origin` is the address of the server (`https://host`). Raises OSError."""
+        if not reads.recorded(user, environ, f"/dicomweb{found['root'] or ''}", found["study"]):
+            return None
         located = self._located(found, user, generation)
         number = int(found["number"])
         if located is None or number > located.number_of_frames:
             return None
-        form = _form(accept, located.transfer_syntax_uid)
+        form = _form(environ.get("HTTP_ACCEPT", ""), located.transfer_syntax_uid)
         pieces = locations.frame_pieces(located.frame_table, located.transfer_syntax_uid, number)
         if form is None or pieces is None or sum(length for _, length in pieces) > answers.WHOLE:
             return None
@@ -78,7 +86,7 @@ class Frames:
         return headers, body
 
     def _located(self, found: re.Match[str], user: User, generation: int) -> Located | None:
-        key = (user.pk, found["slug"], found["study"], found["series"])
+        key = (user.pk, user.only_project, found["slug"], found["study"], found["series"])
         series = self._visible.get(key, generation)
         if series is None:
             series = _visible_series(_scope(user, found["slug"]), found["study"], found["series"])

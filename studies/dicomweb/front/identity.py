@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user
 from django.http.cookie import parse_cookie
+from django.utils import timezone
 
 from portal.accounts.authentication import user_of_token
 from portal.accounts.models import User
@@ -42,8 +43,9 @@ class Identities:
         if generation is not None:
             known = self._known.get(key, generation)
             if known is not None:
-                return known
-        user = user_of_token(secret) if header else self._user_of_session(secret)
+                ends = known.token_expires_at
+                return known if ends is None or ends > timezone.now() else None
+        user = user_of_token(secret, dicomweb=True) if header else self._user_of_session(secret)
         if user is not None and generation is not None:
             self._known.put(key, generation, user)
         return user

@@ -35,3 +35,15 @@ def test_unknown_and_deactivated_users_get_none():
     for name in ("nobody", "gone"):
         with pytest.raises(CommandError, match=name):
             printed(name)
+
+
+def test_a_token_may_be_limited_in_what_and_where():
+    alice = factories.UserFactory(username="alice")
+    project = factories.ProjectFactory(slug="lung")
+    with pytest.raises(CommandError, match="not a member"):
+        printed("alice", project="lung")
+    factories.MembershipFactory(project=project, user=alice)
+    assert user_of_token(printed("alice", project="lung", scope="read")).only_project == project.pk
+    assert ApiToken.objects.get().scope == "read"
+    with pytest.raises(CommandError, match="liver"):
+        printed("alice", project="liver")

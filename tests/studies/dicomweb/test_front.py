@@ -87,7 +87,7 @@ def requests(series):
             yield path, headers
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("by", ["session", "token"])
 @pytest.mark.parametrize("base", ["/dicomweb", "/dicomweb/projects/lung", "/dicomweb/projects/none"])
 def test_answers_are_those_of_django(front, alice, project, base, by):
@@ -106,7 +106,7 @@ def test_answers_are_those_of_django(front, alice, project, base, by):
     assert len(set(fast.answered)) > 20
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_frames_are_the_pixels(front, alice, project):
     datasets = factories.ct_datasets(3)
     series = factories.store_datasets(project, datasets)
@@ -121,14 +121,15 @@ def test_frames_are_the_pixels(front, alice, project):
     assert len(client.answered) == 6
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_series_of_frames_costs_no_query_each(front, alice, project, django_assert_num_queries):
     series = factories.make_ct_series(project, 20)
     client = FrontClient(front)
     client.force_login(alice)
     base = f"/dicomweb/studies/{series.study.study_instance_uid}/series/{series.series_instance_uid}/instances"
     uids = list(series.instances.values_list("sop_instance_uid", flat=True))
-    client.get(f"{base}/{uids[0]}/frames/1")
+    for _ in range(2):  # the first one goes into the audit trail
+        client.get(f"{base}/{uids[0]}/frames/1")
     with django_assert_num_queries(0):
         for uid in uids:
             assert client.get(f"{base}/{uid}/frames/1").status_code == 200
@@ -139,7 +140,7 @@ def test_a_series_of_frames_costs_no_query_each(front, alice, project, django_as
     assert client.get(f"{base}/{late.SOPInstanceUID}/frames/1").status_code == 200  # came after the series was read
 
 
-@pytest.mark.django_db
+@pytest.mark.django_db(transaction=True)
 def test_a_file_that_is_gone_is_djangos_to_answer(front, alice, project, settings):
     series = factories.make_ct_series(project, 1)
     instance = series.instances.get()

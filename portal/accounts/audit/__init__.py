@@ -1,0 +1,1 @@
+"""Who saw, exported, changed or deleted what: rows that only ever are added (see `trail.record`)."""

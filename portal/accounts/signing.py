@@ -1,0 +1,26 @@
+"""Rows of the audit trail about signing in and out."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from portal.accounts.audit import trail
+from portal.accounts.models import User
+
+logger = logging.getLogger(__name__)
+
+
+def entered(sender: Any, *, request: Any, user: User, **_: Any) -> None:
+    """Raises `NotRecorded`: nobody comes in unseen."""
+    trail.record("login.success", user, user=user)
+
+
+def left(sender: Any, *, request: Any, user: User | None, **_: Any) -> None:
+    """Nobody is kept in because a row cannot be written."""
+    if user is None:
+        return
+    try:
+        trail.record("login.end", user, user=user)
+    except trail.NotRecorded as error:
+        logger.error("a sign-out could not be recorded", exc_info=error)

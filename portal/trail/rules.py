@@ -1,0 +1,120 @@
+"""What is recorded for each route. Changes record themselves where they happen (the services); here are the looks.
+
+A route that is missing here is recorded under its name (`portal.accounts.audit.rules`).
+"""
+
+from __future__ import annotations
+
+from portal.accounts.audit.rules import NOTHING, Rule, Subject
+from portal.accounts.audit.trail import READ_SECONDS, THUMBNAIL_SECONDS
+
+STUDY = Subject("studies.Study", "project_id", "patient_id")
+STUDY_BY_UID = Subject(
+    "studies.Study", "project_id", "patient_id", "study_instance_uid", "study_instance_uid", "StudyInstanceUIDs",
+    "project__slug",
+)  # fmt: skip
+SERIES = Subject("studies.Series", "study__project_id", "study__patient_id")
+PATIENT = Subject("studies.Patient", "project_id", "pk")
+REFUSAL = Subject("studies.Refusal", "batch__project_id")
+BATCH = Subject("studies.ImportBatch", "project_id")
+COHORT = Subject("cohorts.Cohort", "project_id")
+REFERENCE = Subject("cohorts.ReferenceStandard", "cohort__project_id")
+CAMPAIGN = Subject("annotation.Campaign", "project_id")
+TASK = Subject("annotation.Task", "campaign__project_id", "case__study__patient_id")
+TASK_IN_VIEWER = Subject("annotation.Task", "campaign__project_id", "case__study__patient_id", "task")
+CASE = Subject("cohorts.Case", "cohort__project_id", "study__patient_id", "case")
+JOB = Subject("jobs.Job", "project_id")
+MODEL = Subject("registry.Model", "project_id")
+VERSION = Subject("registry.ModelVersion", "model__project_id")
+PREDICTION = Subject("prediction.Prediction", "study__project_id", "study__patient_id")
+EVALUATION = Subject("evaluation.Evaluation", "version__model__project_id")
+PROJECT = Subject("accounts.Project", "pk", argument="slug", field="slug")
+USER = Subject("accounts.User")
+MEMBER = Subject("accounts.Membership", "project_id")
+
+LIST = Rule("list.view", seconds=READ_SECONDS)
+
+RULES: dict[str, Rule] = {
+    # Nothing of a patient, a project or another person.
+    **dict.fromkeys(
+        ["healthz", "readyz", "login", "logout", "profile", "theme", "project_select", "password", "token_create"],
+        NOTHING,
+    ),
+    **dict.fromkeys(["token_revoke", "api_schema", "api-root", "viewer", "viewer_asset", "viewer_module"], NOTHING),
+    **dict.fromkeys(["viewer_config", "viewer_project_config", "viewer_task_config"], NOTHING),
+    # Drafts are versions of their own that nobody can change; a row every few seconds would say no more.
+    **dict.fromkeys(["reading_draft", "reading_state"], Rule("task.view", TASK, READ_SECONDS)),
+    # Lists name patients. Which rows a list held is not kept.
+    **dict.fromkeys(["home", "studies", "search", "projects", "users", "quarantine", "cohorts"], LIST),
+    **dict.fromkeys(["campaigns", "my_reading", "models", "jobs", "evaluations", "upload"], LIST),
+    **dict.fromkeys(["api_study-list", "api_series-list", "api_refusal-list", "api_cohort-list"], LIST),
+    **dict.fromkeys(["api_reference-list", "api_job-list", "api_model-list", "api_version-list"], LIST),
+    **dict.fromkeys(["api_training_run-list", "api_prediction-list", "api_evaluation-list"], LIST),
+    "api_campaign-list": LIST,
+    # Images
+    "study": Rule("study.view", STUDY),
+    "api_study-detail": Rule("study.view", STUDY, READ_SECONDS),
+    "api_series-detail": Rule("series.view", SERIES, READ_SECONDS),
+    "patient": Rule("patient.view", PATIENT),
+    "study_thumbnail": Rule("study.thumbnail", STUDY, THUMBNAIL_SECONDS),
+    "series_thumbnail": Rule("series.thumbnail", SERIES, THUMBNAIL_SECONDS),
+    "open_study": Rule("study.open", STUDY),
+    "viewer_page": Rule("study.open", STUDY_BY_UID, READ_SECONDS),
+    "viewer_project_page": Rule("study.open", STUDY_BY_UID, READ_SECONDS),
+    "viewer_task_page": Rule("task.open", TASK_IN_VIEWER, READ_SECONDS),
+    "viewer_results": Rule("study.view", STUDY_BY_UID, READ_SECONDS),
+    "viewer_project_results": Rule("study.view", STUDY_BY_UID, READ_SECONDS),
+    "import_batch": Rule("import.view", BATCH, READ_SECONDS),
+    "api_import-detail": Rule("import.view", BATCH, READ_SECONDS),
+    "refusal": Rule("refusal.view", REFUSAL),
+    "api_refusal-detail": Rule("refusal.view", REFUSAL, READ_SECONDS),
+    "refusal_file": Rule("refusal.export", REFUSAL),
+    "api_refusal-file": Rule("refusal.export", REFUSAL),
+    **dict.fromkeys(["refusal_retry", "refusal_keep", "refusal_discard"], Rule("refusal.change", REFUSAL)),
+    **dict.fromkeys(["api_refusal-retry", "api_refusal-keep", "api_refusal-discard"], Rule("refusal.change", REFUSAL)),
+    # Cohorts
+    "cohort": Rule("cohort.view", COHORT, READ_SECONDS),
+    "api_cohort-detail": Rule("cohort.view", COHORT, READ_SECONDS),
+    "api_cohort-cases": Rule("cohort.view", COHORT, READ_SECONDS),
+    "cohort_export": Rule("cohort.export", COHORT),
+    **dict.fromkeys(["cohort_freeze", "case_remove", "api_cohort-freeze"], Rule("cohort.change", COHORT)),
+    "api_cohort-add-studies": Rule("cohort.change", COHORT),
+    "api_reference-detail": Rule("reference.view", REFERENCE, READ_SECONDS),
+    # Campaigns and reading
+    "campaign": Rule("campaign.view", CAMPAIGN, READ_SECONDS),
+    "campaign_agreement": Rule("campaign.view", CAMPAIGN, READ_SECONDS),
+    "api_campaign-detail": Rule("campaign.view", CAMPAIGN, READ_SECONDS),
+    "api_campaign-progress": Rule("campaign.view", CAMPAIGN, READ_SECONDS),
+    "api_campaign-agreement": Rule("campaign.view", CAMPAIGN, READ_SECONDS),
+    "api_campaign-consensus": Rule("campaign.view", CAMPAIGN, READ_SECONDS),
+    "campaign_case": Rule("campaign.case", CASE),
+    "campaign_export": Rule("campaign.export", CAMPAIGN),
+    "api_campaign-export": Rule("campaign.export", CAMPAIGN),
+    **dict.fromkeys(["campaign_step", "campaign_readers", "campaign_consensus"], Rule("campaign.change", CAMPAIGN)),
+    **{f"api_campaign-{step}": Rule("campaign.change", CAMPAIGN) for step in ("start", "pause", "resume", "close")},
+    "reading_next": Rule("campaign.view", CAMPAIGN, READ_SECONDS),
+    "reading_task": Rule("task.open", TASK),
+    "reading_submit": Rule("task.submit", TASK),
+    "reading_skip": Rule("task.skip", TASK),
+    "reading_flag": Rule("task.flag", TASK),
+    # Models and jobs
+    **dict.fromkeys(["model", "api_model-detail"], Rule("model.view", MODEL, READ_SECONDS)),
+    **dict.fromkeys(["version", "api_version-detail"], Rule("version.view", VERSION, READ_SECONDS)),
+    "api_version-promotions": Rule("version.view", VERSION, READ_SECONDS),
+    **dict.fromkeys(["promote", "api_version-promote"], Rule("version.promote", VERSION)),
+    **dict.fromkeys(["job", "api_job-detail", "api_job-metrics"], Rule("job.view", JOB, READ_SECONDS)),
+    **dict.fromkeys(["job_log", "api_job-log"], Rule("job.log", JOB, READ_SECONDS)),
+    **dict.fromkeys(["job_cancel", "api_job-cancel"], Rule("job.cancel", JOB)),
+    **dict.fromkeys(["job_retry", "api_job-retry"], Rule("job.retry", JOB)),
+    "api_prediction-detail": Rule("prediction.view", PREDICTION, READ_SECONDS),
+    **dict.fromkeys(["evaluation", "api_evaluation-detail"], Rule("evaluation.view", EVALUATION, READ_SECONDS)),
+    "evaluation_cases": Rule("evaluation.export", EVALUATION),
+    # Projects and people
+    "project": Rule("project.view", PROJECT, READ_SECONDS),
+    "member_set": Rule("member.set", PROJECT),
+    "member_remove": Rule("member.remove", MEMBER),
+    "user_active": Rule("user.change", USER),
+    # The trail itself
+    "audit": Rule("audit.view", seconds=READ_SECONDS),
+    "api_audit-list": Rule("audit.view", seconds=READ_SECONDS),
+}

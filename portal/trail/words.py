@@ -1,0 +1,126 @@
+"""Actions and objects of the audit trail in words, and the way to the object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.urls import NoReverseMatch, reverse
+
+from portal.accounts.audit.models import AuditEvent
+
+WORDS = {
+    "login.success": "Signed in",
+    "login.failure": "Sign-in failed",
+    "login.end": "Signed out",
+    "login.locked": "Sign-in locked",
+    "login.unlock": "Sign-in unlocked",
+    "login.second_factor": "Second factor changed",
+    "user.create": "Account made",
+    "user.activate": "Account let in again",
+    "user.deactivate": "Account deactivated",
+    "user.password": "Password changed",
+    "user.change": "Account changed",
+    "token.create": "API token made",
+    "token.revoke": "API token revoked",
+    "project.create": "Project made",
+    "project.view": "Project opened",
+    "member.set": "Role given",
+    "member.remove": "Member removed",
+    "list.view": "List seen",
+    "study.view": "Study page seen",
+    "study.open": "Study opened in the viewer",
+    "study.read": "Images read (DICOMweb)",
+    "study.store": "Images stored",
+    "study.export": "Images sent elsewhere",
+    "study.thumbnail": "Thumbnail seen",
+    "series.view": "Series seen",
+    "series.thumbnail": "Thumbnail seen",
+    "patient.view": "Patient page seen",
+    "import.open": "Import begun",
+    "import.view": "Import seen",
+    "refusal.view": "Refused file seen",
+    "refusal.export": "Refused file fetched",
+    "refusal.settle": "Refused file settled",
+    "cohort.export": "Cohort exported",
+    "campaign.export": "Reads exported",
+    "campaign.case": "All readers' answers seen",
+    "campaign.adjudicate": "Case adjudicated",
+    "task.open": "Reading task opened",
+    "task.submit": "Read submitted",
+    "evaluation.export": "Case results exported",
+    "version.promote": "Model version promoted",
+    "job.submit": "Job started",
+    "audit.view": "Audit trail seen",
+    "audit.export": "Audit trail exported",
+    "root.open": "DICOMweb root asked for",
+    "page.view": "Page seen",
+    "page.change": "Change made",
+    "file.export": "File fetched",
+}
+# What the page offers to narrow by: the part of an action before the point.
+GROUPS = (
+    ("login", "Signing in"),
+    ("user", "Accounts"),
+    ("token", "API tokens"),
+    ("member", "Members and roles"),
+    ("project", "Projects"),
+    ("patient", "Patient pages"),
+    ("study", "Studies"),
+    ("series", "Series"),
+    ("list", "Lists"),
+    ("import", "Imports"),
+    ("refusal", "Refused files"),
+    ("cohort", "Cohorts"),
+    ("campaign", "Campaigns"),
+    ("task", "Reading"),
+    ("version", "Model versions"),
+    ("evaluation", "Evaluations"),
+    ("job", "Jobs"),
+    ("audit", "Audit trail"),
+    ("page", "Other pages"),
+    ("file", "Other files"),
+)
+ROUTES = {
+    "studies.study": "study",
+    "studies.patient": "patient",
+    "studies.importbatch": "import_batch",
+    "studies.refusal": "refusal",
+    "cohorts.cohort": "cohort",
+    "annotation.campaign": "campaign",
+    "registry.model": "model",
+    "registry.modelversion": "version",
+    "evaluation.evaluation": "evaluation",
+    "jobs.job": "job",
+}
+NAMES = {
+    "studies.importbatch": "import",
+    "studies.refusal": "refused file",
+    "cohorts.referencestandard": "reference standard",
+    "annotation.task": "reading task",
+    "registry.modelversion": "model version",
+    "accounts.apitoken": "token",
+    "training.trainingrun": "training run",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    text: str
+    url: str = ""
+
+
+def words_of(action: str) -> str:
+    return WORDS.get(action) or action.replace(".", ": ").replace("_", " ").capitalize()
+
+
+def object_of(row: AuditEvent) -> Shown:
+    """The object as text, and its page where it has one; the page may be gone."""
+    kind = row.object_kind
+    name = NAMES.get(kind) or kind.rpartition(".")[2].replace("_", " ")
+    text = f"{name} {row.object_id}".strip()
+    if kind not in ROUTES or not row.object_id:
+        return Shown(text)
+    try:
+        return Shown(text, reverse(ROUTES[kind], args=[row.object_id]))
+    except NoReverseMatch:
+        return Shown(text)
