@@ -15,18 +15,27 @@ AXES = {"z": -3, "y": -2, "x": -1}
 SHIFTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1))
 
 
+def slicewise(network: nn.Module, images: Tensor, dimensions: int) -> Tensor:
+    """A network in 3-D as it is; one in 2-D on every slice of [b, c, z, y, x]. Results keep their z axis."""
+    if dimensions == 3:
+        return network(images.contiguous(memory_format=torch.channels_last_3d))
+    found = network(images.transpose(1, 2).flatten(0, 1))
+    return found.unflatten(0, (images.shape[0], images.shape[2])).transpose(1, 2)
+
+
 def probabilities(
     network: nn.Module, image: Tensor, settings: Mapping[str, Any], *, tick: Callable[[], None] | None = None
 ) -> Tensor:
     """Softmax probabilities [c, z, y, x] for a prepared image [inputs, z, y, x], on the network's device.
 
-    settings: the manifest's `inference`: `window` (z, y, x) voxels, `overlap` 0–1, `mirror` axes whose mirror images
-    are averaged, `shifts` 0–4 one-voxel shifts that are averaged as well: a network whose first layer skips every other
-    voxel sees another image then. Windows are blended with a Gaussian; an image smaller than the window is padded by
-    its edge values.
+    settings: the manifest's `inference`: `window` (z, y, x) voxels, z = 1 for networks in 2-D; `overlap` 0–1; `mirror`:
+    axes whose mirror images are averaged; `shifts`: 0–4 one-voxel shifts that are averaged as well, since a network
+    whose first layer skips every other voxel sees another image then. Windows are blended with a Gaussian; an image
+    smaller than the window is padded by its edge values.
     tick: called before every window, so that long work can be stopped.
     """
     device = next(network.parameters()).device
+    dimensions = 2 if settings["window"][0] == 1 else 3
     batch = image[None].to(device)
     mirrors: list[tuple[int, ...]] = [()]
     for axis in settings.get("mirror", ()):
@@ -35,11 +44,10 @@ def probabilities(
     def predict(window: Tensor) -> Tensor:
         if tick is not None:
             tick()
-        window = window.contiguous(memory_format=torch.channels_last_3d)
         total: Tensor | None = None
         for axes in mirrors:
             flipped = torch.flip(window, axes) if axes else window
-            share = torch.softmax(network(flipped).float(), dim=1)
+            share = torch.softmax(slicewise(network, flipped, dimensions).float(), dim=1)
             share = torch.flip(share, axes) if axes else share
             total = share if total is None else total + share
         assert total is not None

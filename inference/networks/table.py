@@ -1,14 +1,15 @@
 """Networks by name: what a configuration or a manifest calls `unet` becomes a `torch.nn.Module`.
 
-A network takes [batch, channel, (z,) y, x] and returns logits of the same spatial shape. Every entry says what
-parameters it takes and by what the spatial size must be divisible.
+A network takes [batch, channel, (z,) y, x]. One for segmentation returns logits of the same spatial shape, one for
+classification logits [batch, class], one for detection what `inference.networks.detector` says. Every entry says what
+parameters it takes, in how many dimensions it exists and by what the spatial size must be divisible.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from inference.errors import NetworkError
@@ -17,18 +18,22 @@ if TYPE_CHECKING:  # torch and MONAI take seconds to load; forms and checks need
     from torch import nn
 
 Parameters = dict[str, Any]
+SEGMENTATION, CLASSIFICATION, DETECTION = "segmentation", "classification", "detection"
 
 
 @dataclass(frozen=True)
 class Network:
-    """One row of the table. `divisor` gives the number that every spatial size must be a multiple of."""
+    """One row of the table. `divisor` gives the numbers that the spatial sizes must be multiples of: one for every
+    axis, or a single one for all. choices: what a text parameter may be."""
 
     build: Callable[[int, int, int, Parameters], nn.Module]
     defaults: Parameters
-    divisor: Callable[[Parameters], int]
+    divisor: Callable[[Parameters], int | list[int]]
     check: Callable[[Parameters], str | None]
     title: str
-    norms: tuple[str, ...]
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    task: str = SEGMENTATION
+    dimensions: tuple[int, ...] = (2, 3)
 
 
 def _norm(name: str, channels: int) -> Any:
@@ -81,6 +86,169 @@ def _check_segresnet(p: Parameters) -> str | None:
     return None
 
 
+def _swin_unetr(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from monai.networks.nets import SwinUNETR
+
+    return SwinUNETR(
+        in_channels=inputs,
+        out_channels=outputs,
+        feature_size=p["features"],
+        depths=p["depths"],
+        num_heads=p["heads"],
+        drop_rate=p["dropout"],
+        spatial_dims=dimensions,
+    )
+
+
+def _check_swin_unetr(p: Parameters) -> str | None:
+    if len(p["depths"]) != 4 or len(p["heads"]) != 4:
+        return "depths and heads have four numbers each"
+    if p["features"] % 12:
+        return "features must be a multiple of 12"
+    return None
+
+
+def _nnunet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from inference.networks import planning
+
+    if not p["strides"]:
+        raise NetworkError(
+            "This U-Net was not planned yet: it has no strides.", "Training plans it from the training images."
+        )
+    return planning.build(dimensions, inputs, outputs, p)
+
+
+def _check_nnunet(p: Parameters) -> str | None:
+    if len(p["strides"]) != len(p["kernels"]):
+        return "strides and kernels must have one entry for each stage, or be left out to be planned"
+    axes = {len(entry) if isinstance(entry, list) else 0 for entry in [*p["strides"], *p["kernels"]]}
+    if axes and axes not in ({2}, {3}):
+        return "each entry of strides and kernels has one number for each axis"
+    return None
+
+
+def _nnunet_divisor(p: Parameters) -> int | list[int]:
+    return [math.prod(column) for column in zip(*p["strides"], strict=True)] if p["strides"] else 1
+
+
+def _alexnet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from inference.networks.alexnet import AlexNet
+
+    return AlexNet(inputs, outputs, dropout=p["dropout"])
+
+
+def _vgg(depth: int) -> Callable[[int, int, int, Parameters], nn.Module]:
+    def build(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+        from inference.networks.vgg import VGG
+
+        return VGG(depth, inputs, outputs, batch_norm=p["batch_norm"], dropout=p["dropout"])
+
+    return build
+
+
+def _googlenet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from inference.networks.googlenet import GoogLeNet
+
+    return GoogLeNet(inputs, outputs, batch_norm=p["batch_norm"], dropout=p["dropout"])
+
+
+def _resnet(block: str, layers: list[int]) -> Callable[[int, int, int, Parameters], nn.Module]:
+    def build(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+        from monai.networks.nets import ResNet
+
+        return ResNet(
+            block,
+            layers,
+            p["channels"],
+            spatial_dims=dimensions,
+            n_input_channels=inputs,
+            num_classes=outputs,
+            conv1_t_stride=2,
+            bias_downsample=False,
+        )
+
+    return build
+
+
+def _densenet121(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from monai.networks.nets import DenseNet121
+
+    return DenseNet121(
+        spatial_dims=dimensions,
+        in_channels=inputs,
+        out_channels=outputs,
+        init_features=p["features"],
+        growth_rate=p["growth"],
+        dropout_prob=p["dropout"],
+    )
+
+
+def _efficientnet_lite0(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from inference.networks.efficientnet_lite import EfficientNetLite0
+
+    return EfficientNetLite0(inputs, outputs, dropout=p["dropout"])
+
+
+def _darkcovidnet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from inference.networks.darkcovidnet import DarkCovidNet
+
+    return DarkCovidNet(inputs, outputs, size=p["size"])
+
+
+def _vit(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from inference.networks.vision_transformer import VisionTransformer
+
+    image = p["image"] * dimensions if len(p["image"]) == 1 else p["image"]
+    if len(image) != dimensions:
+        raise NetworkError(f"image of the network is {p['image']}; it needs {dimensions} numbers, or one for all axes.")
+    sizes = {key: p[key] for key in ("patch", "width", "depth", "heads", "inner", "dropout")}
+    return VisionTransformer(inputs, outputs, image=image, **sizes)
+
+
+def _check_vit(p: Parameters) -> str | None:
+    if any(n % p["patch"] for n in p["image"]):
+        return f"image must be a multiple of patch ({p['patch']}) on every axis"
+    return "width must be a multiple of heads" if p["width"] % p["heads"] else None
+
+
+def _cnn(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from inference.networks.cnn import PlainCNN
+
+    return PlainCNN(dimensions, inputs, outputs, channels=p["channels"], hidden=p["hidden"], dropout=p["dropout"])
+
+
+def _detector(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
+    from inference.networks.detector import Detector
+
+    return Detector(dimensions, inputs, outputs, channels=p["channels"], pyramid=p["pyramid"], depth=p["depth"])
+
+
+def _four_widths(p: Parameters) -> str | None:
+    return None if len(p["channels"]) == 4 else "channels must be four numbers"
+
+
+def _fine(p: Parameters) -> str | None:
+    return None
+
+
+def _any_size(p: Parameters) -> int:
+    return 1
+
+
+def _classifier(
+    build: Callable[[int, int, int, Parameters], nn.Module],
+    title: str,
+    defaults: Parameters,
+    *,
+    check: Callable[[Parameters], str | None] = _fine,
+    divisor: Callable[[Parameters], int | list[int]] = _any_size,
+    dimensions: tuple[int, ...] = (2,),
+) -> Network:
+    return Network(build, defaults, divisor, check, title, {}, CLASSIFICATION, dimensions)
+
+
+RESNET: Parameters = {"channels": [64, 128, 256, 512]}
+
 NETWORKS: dict[str, Network] = {
     "unet": Network(
         _unet,
@@ -94,7 +262,14 @@ NETWORKS: dict[str, Network] = {
         lambda p: math.prod(p["strides"]),
         _check_unet,
         "Residual U-Net",
-        ("instance", "batch"),
+        {"norm": ("instance", "batch")},
+    ),
+    "nnunet": Network(
+        _nnunet,
+        {"features": 32, "kernels": [], "strides": [], "residual": False},
+        _nnunet_divisor,
+        _check_nnunet,
+        "Self-configuring U-Net",
     ),
     "segresnet": Network(
         _segresnet,
@@ -102,9 +277,60 @@ NETWORKS: dict[str, Network] = {
         lambda p: 2 ** (len(p["blocks_down"]) - 1),
         _check_segresnet,
         "SegResNet",
-        ("group", "batch"),
+        {"norm": ("group", "batch")},
+    ),
+    "swin_unetr": Network(
+        _swin_unetr,
+        {"features": 24, "depths": [2, 2, 2, 2], "heads": [3, 6, 12, 24], "dropout": 0.0},
+        lambda p: 32,
+        _check_swin_unetr,
+        "Swin UNETR",
+    ),
+    "alexnet": _classifier(_alexnet, "AlexNet", {"dropout": 0.5}),
+    "vgg16": _classifier(_vgg(16), "VGG-16", {"batch_norm": False, "dropout": 0.5}),
+    "vgg19": _classifier(_vgg(19), "VGG-19", {"batch_norm": False, "dropout": 0.5}),
+    "googlenet": _classifier(_googlenet, "GoogLeNet", {"batch_norm": False, "dropout": 0.4}),
+    "resnet18": _classifier(_resnet("basic", [2, 2, 2, 2]), "ResNet-18", RESNET, check=_four_widths, dimensions=(2, 3)),
+    "resnet50": _classifier(
+        _resnet("bottleneck", [3, 4, 6, 3]), "ResNet-50", RESNET, check=_four_widths, dimensions=(2, 3)
+    ),
+    "resnet152": _classifier(
+        _resnet("bottleneck", [3, 8, 36, 3]), "ResNet-152", RESNET, check=_four_widths, dimensions=(2, 3)
+    ),
+    "densenet121": _classifier(
+        _densenet121, "DenseNet-121", {"features": 64, "growth": 32, "dropout": 0.0}, dimensions=(2, 3)
+    ),
+    "efficientnet_lite0": _classifier(_efficientnet_lite0, "EfficientNet-lite0", {"dropout": 0.2}),
+    "darkcovidnet": _classifier(_darkcovidnet, "DarkCovidNet", {"size": 256}),
+    "vit": _classifier(
+        _vit,
+        "Vision transformer",
+        {"image": [224], "patch": 16, "width": 768, "depth": 12, "heads": 12, "inner": 3072, "dropout": 0.0},
+        check=_check_vit,
+        divisor=lambda p: p["patch"],
+        dimensions=(2, 3),
+    ),
+    "cnn": _classifier(
+        _cnn,
+        "Plain convolutional network",
+        {"channels": [64, 64, 128, 256], "hidden": 512, "dropout": 0.3},
+        dimensions=(2, 3),
+    ),
+    "detector": Network(
+        _detector,
+        {"channels": [32, 64, 128, 256], "pyramid": 64, "depth": 2},
+        lambda p: 16,
+        _four_widths,
+        "One-stage detector",
+        {},
+        DETECTION,
     ),
 }
+
+
+def named(task: str) -> list[str]:
+    """Names of the networks for a task."""
+    return [name for name, network in NETWORKS.items() if network.task == task]
 
 
 def check(name: Any, parameters: Any) -> Parameters:
@@ -119,25 +345,29 @@ def check(name: Any, parameters: Any) -> Parameters:
         )
     made = {}
     for key, default in network.defaults.items():
-        made[key] = _checked(key, parameters.get(key, default), default, network.norms)
+        made[key] = _checked(key, parameters.get(key, default), default, network.choices.get(key, ()))
     problem = network.check(made)
     if problem:
         raise NetworkError(f"{network.title}: {problem}.", "Correct the network's parameters.")
     return made
 
 
-def _checked(key: str, value: Any, default: Any, norms: tuple[str, ...]) -> Any:
+def _checked(key: str, value: Any, default: Any, choices: tuple[str, ...]) -> Any:
     def whole(item: Any) -> bool:
         return isinstance(item, int) and not isinstance(item, bool) and item >= (0 if key == "residual_units" else 1)
 
-    if isinstance(default, list):
-        if isinstance(value, list | tuple) and value and all(whole(item) for item in value):
-            return list(value)
+    if isinstance(default, bool):
+        if isinstance(value, bool):
+            return value
+        wanted = "true or false"
+    elif isinstance(default, list):
+        if isinstance(value, list | tuple) and (value or not default) and all(_numbers(item, whole) for item in value):
+            return [list(item) if isinstance(item, list | tuple) else item for item in value]
         wanted = "a list of whole numbers from 1"
     elif isinstance(default, str):
-        if value in norms:
+        if value in choices:
             return value
-        wanted = f"one of {', '.join(norms)}"
+        wanted = f"one of {', '.join(choices)}"
     elif isinstance(default, int):
         if whole(value):
             return value
@@ -149,14 +379,26 @@ def _checked(key: str, value: Any, default: Any, norms: tuple[str, ...]) -> Any:
     raise NetworkError(f"{key} of the network is {value!r}; it must be {wanted}.")
 
 
+def _numbers(item: Any, whole: Callable[[Any], bool]) -> bool:
+    return all(whole(entry) for entry in item) if isinstance(item, list | tuple) else whole(item)
+
+
 def build(name: str, *, dimensions: int, in_channels: int, out_channels: int, parameters: Parameters) -> nn.Module:
     """The network with fresh weights (torch's random state decides them). Raises `NetworkError`."""
-    if dimensions not in (2, 3):
-        raise NetworkError(f"A network has 2 or 3 dimensions, not {dimensions!r}.")
     checked = check(name, parameters)
-    return NETWORKS[name].build(dimensions, in_channels, out_channels, checked)
+    network = NETWORKS[name]
+    if dimensions not in network.dimensions:
+        allowed = " or ".join(str(n) for n in network.dimensions)
+        raise NetworkError(f"{network.title} has {allowed} dimensions, not {dimensions!r}.")
+    return network.build(dimensions, in_channels, out_channels, checked)
 
 
 def divisor(name: str, parameters: Parameters) -> int:
-    """What every spatial size must be a multiple of."""
-    return NETWORKS[name].divisor(check(name, parameters))
+    """What every spatial size may be a multiple of to fit on all axes."""
+    return max(divisors(name, parameters, 3))
+
+
+def divisors(name: str, parameters: Parameters, dimensions: int) -> list[int]:
+    """What the spatial sizes must be multiples of, axis by axis."""
+    found = NETWORKS[name].divisor(check(name, parameters))
+    return found if isinstance(found, list) else [found] * dimensions

@@ -96,7 +96,9 @@ def load(bundle: Bundle) -> LoadedModel:
     """The network on the graphics card where there is one, else on all cores. Raises `BundleError`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     use_all_cores()
-    network = bundle.network().to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network = bundle.network().to(device)
+    if bundle.manifest["network"]["dimensions"] == 3:
+        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return LoadedModel(bundle, network, device)
 
 

@@ -14,7 +14,10 @@ from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard, Sp
 from studies.volumes import load_label_map, load_volume
 
 if TYPE_CHECKING:
+    from inference.jobs.run import Run
     from inference.training.data import PreparedCase
+
+PLANNED_SHARE = 0.6  # of the free memory, as the estimate knows the network alone
 
 
 def find_cohort(cohort: Cohort) -> None:
@@ -64,6 +67,45 @@ def labelled_cases(reference: ReferenceStandard, split: str) -> list[ReferenceLa
         .select_related("case__image", "segmentation")
         .order_by("case__name", "case_id")
     )
+
+
+def plan(entries: Sequence[ReferenceLabel], config: Config, labels: int, run: Run) -> Config:
+    """The configuration with spacing, patch, batch and network as the training images ask for; see `planning`."""
+    from inference.networks import planning
+    from inference.training.fit import free_memory
+
+    shapes, spacings = [], []
+    steps = [step for step in config["preprocessing"] if step["name"] in ("orient", "crop_foreground", "crop_centre")]
+    for number, entry in enumerate(entries, start=1):
+        run.check()
+        run.progress(0, f"planning: image {number} of {len(entries)}")
+        prepared = preprocessing.prepare(load_volume(entry.case.image), steps)
+        shapes.append(prepared.shape)
+        spacings.append(prepared.spacing)
+    free, _ = free_memory()
+    made = planning.plan(
+        planning.Fingerprint(shapes, spacings),
+        outputs=labels + 1,
+        bytes_available=int(free * PLANNED_SHARE),
+        features=config["network"]["parameters"]["features"],
+    )
+    spacing = "×".join(f"{n:g}" for n in made.spacing)
+    run.log(
+        f"Planned from {len(shapes)} images: {spacing} mm, patch {'×'.join(str(n) for n in made.patch)}, batch "
+        f"{made.batch_size}, {len(made.parameters['strides'])} stages"
+    )
+    others = [step for step in config["preprocessing"] if step not in steps and step["name"] != "resample"]
+    return {
+        **config,
+        "preprocessing": [*steps, {"name": "resample", "spacing": made.spacing}, *others],
+        "network": {
+            "name": "nnunet",
+            "dimensions": 2 if made.patch[0] == 1 else 3,
+            "parameters": {**made.parameters, "residual": config["network"]["parameters"]["residual"]},
+        },
+        "training": {**config["training"], "patch": made.patch, "batch_size": made.batch_size},
+        "inference": {**config["inference"], "window": list(made.patch)},
+    }
 
 
 def load_case(entry: ReferenceLabel, config: Config, labels: Sequence[dict[str, Any]]) -> PreparedCase:

@@ -49,9 +49,11 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "structures": Key("texts", [], summary="Structures to learn; all where empty"),
         "modality": Key("texts", [], summary="Modalities that the model accepts; those of the cohort where empty"),
     },
-    "network": {"name": Key("text", "unet"), "dimensions": Key("whole", 3, 3, 3)},
+    "network": {"name": Key("text", "unet"), "dimensions": Key("whole", 3, 2, 3)},
     "training": {
-        "patch": Key("sizes", summary="Size of a training patch in voxels (z, y, x)"),
+        "patch": Key(
+            "sizes", None, summary="Size of a training patch in voxels (z, y, x); nnunet plans it where left out"
+        ),
         "batch_size": Key("whole", 2, 1, 512),
         "samples_per_case": Key("whole", 1, 1, 64, summary="Patches from each case in an epoch"),
         "foreground_share": Key("number", 0.0, 0, 1, summary="Share of patches centred on a structure"),
@@ -154,17 +156,43 @@ def _network(config: Config, given: Any, problems: list[str]) -> None:
         problems.append(f"network: {error.cause} {error.next_step}".strip())
 
 
+def planned(config: Config) -> bool:
+    """Whether the network still has to configure itself from the training images."""
+    return config["network"]["name"] == "nnunet" and not config["network"]["parameters"]["strides"]
+
+
 def _together(config: Config, problems: list[str]) -> None:
     """Rules between keys."""
+    name, parameters = config["network"]["name"], config["network"]["parameters"]
+    dimensions = config["network"]["dimensions"]
+    network = table.NETWORKS[name]
+    if network.task != config["task"]:
+        problems.append(
+            f"network.name: {network.title} is for {network.task}; for {config['task']} choose from: "
+            f"{', '.join(table.named(config['task']))}."
+        )
+        return
+    if dimensions not in network.dimensions:
+        allowed = " or ".join(str(n) for n in network.dimensions)
+        problems.append(f"network.dimensions is {dimensions}; {network.title} has {allowed}.")
+        return
+    if planned(config):
+        return
+    if config["training"]["patch"] is None:
+        problems.append(f"training.patch: missing; it must be {_wanted(SECTIONS['training']['patch'])}.")
+        return
     if config["inference"]["window"] is None:
         config["inference"]["window"] = list(config["training"]["patch"])
-    divisor = table.divisor(config["network"]["name"], config["network"]["parameters"])
+    divisors = table.divisors(name, parameters, dimensions)
     for place, size in (
         ("training.patch", config["training"]["patch"]),
         ("inference.window", config["inference"]["window"]),
     ):
-        if any(n % divisor for n in size):
-            problems.append(f"{place} is {size}; this network needs multiples of {divisor} on every axis.")
+        if dimensions == 2 and size[0] != 1:
+            problems.append(f"{place} is {size}; with network.dimensions = 2 it is one slice: [1, rows, columns].")
+        elif any(n % divisor for n, divisor in zip(size[3 - dimensions :], divisors, strict=True)):
+            words = str(divisors[0]) if len(set(divisors)) == 1 else " × ".join(str(n) for n in divisors)
+            problems.append(f"{place} is {size}; this network needs multiples of {words} on every axis.")
 
 
 def _value(given: dict[str, Any], key: str, rule: Key, place: str, problems: list[str]) -> Any:

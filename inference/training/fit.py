@@ -89,13 +89,21 @@ def fit(config: Config, structures: list[str], data: SegmentationData, folder: P
             trainer.validate(module, datamodule=data, verbose=False)
             report.on_validation_epoch_end(trainer, module)
     return Trained(
-        weights={key: value.detach().cpu().contiguous() for key, value in module.averaged.state_dict().items()},
+        # Cloned, as some networks name a tensor twice and safetensors stores no tensor under two names.
+        weights={key: value.detach().cpu().contiguous().clone() for key, value in module.averaged.state_dict().items()},
         epochs=report.epochs,
         steps=trainer.global_step,
         seconds=clock.elapsed,
         validation=module.validation,
         train_loss=module.train_loss,
     )
+
+
+def free_memory() -> tuple[int, str]:
+    """Bytes that training may use, and where."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0], "the graphics card"
+    return psutil.virtual_memory().available, "this machine"
 
 
 def use_all_cores() -> None:
@@ -155,12 +163,12 @@ def _check_memory(
     module: SegmentationModule, data: SegmentationData, settings: dict[str, Any], watcher: Watcher
 ) -> None:
     needed = training_bytes(
-        module.network, batch=min(settings["batch_size"], len(data.patches)), in_channels=1, patch=settings["patch"]
+        module.network,
+        batch=min(settings["batch_size"], len(data.patches)),
+        in_channels=1,
+        patch=settings["patch"][3 - module.config["network"]["dimensions"] :],
     )
-    if torch.cuda.is_available():
-        free, place = torch.cuda.mem_get_info()[0], "the graphics card"
-    else:
-        free, place = psutil.virtual_memory().available, "this machine"
+    free, place = free_memory()
     watcher.log(f"Memory: about {needed / 2**30:.1f} GB needed, {free / 2**30:.1f} GB free on {place}")
     if needed > free:
         raise TrainingError(

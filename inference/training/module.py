@@ -17,7 +17,7 @@ from inference.errors import TrainingError
 from inference.evaluation.metrics.overlap import dice
 from inference.imaging.augmentation import Augmentation
 from inference.networks import table
-from inference.networks.sliding_window import probabilities
+from inference.networks.sliding_window import probabilities, slicewise
 
 
 class Clock:
@@ -68,7 +68,9 @@ class SegmentationModule(pl.LightningModule):
                 in_channels=1,
                 out_channels=len(structures) + 1,
                 parameters=spec["parameters"],
-            ).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            )
+            if spec["dimensions"] == 3:
+                self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
         losses = {
             "dice_ce": lambda: DiceCELoss(to_onehot_y=True, softmax=True),
@@ -120,7 +122,7 @@ class SegmentationModule(pl.LightningModule):
         )
         with torch.no_grad():
             images, labels = self.augment(batch["image"], batch["labels"], generator)
-        logits = self.network(images.contiguous(memory_format=torch.channels_last_3d))
+        logits = slicewise(self.network, images, self.config["network"]["dimensions"])
         loss = self.loss(logits.float(), labels.long())
         value = float(loss.detach())
         if not math.isfinite(value):

@@ -129,6 +129,13 @@ def note_environment(run: TrainingRun) -> None:
     run.save(update_fields=["environment"])
 
 
+def note_plan(run: TrainingRun, planned: Config) -> Config:
+    """Write what a self-configuring network chose into the run, so that it can be repeated without planning."""
+    run.config = check(planned)
+    run.save(update_fields=["config"])
+    return run.config
+
+
 def finish(run: TrainingRun, trained: Trained, labels: list[dict[str, Any]], facts: dict[str, Any]) -> ModelVersion:
     """Register the trained weights as the model's next version. Call it in the job's own transaction.
 

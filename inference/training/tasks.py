@@ -7,6 +7,7 @@ from typing import Any
 from inference.jobs.run import Run
 from inference.jobs.task import job_task
 from inference.training import cases, services
+from inference.training.config import planned
 from inference.training.models import TrainingRun
 from studies.cohorts.models import Split
 
@@ -28,6 +29,8 @@ def train(run: Run) -> dict[str, Any]:
     labels = cases.choose_labels(training.reference, config["data"]["structures"])
     structures = [label["name"] for label in labels]
     sides = {split: cases.labelled_cases(training.reference, split) for split in (Split.TRAIN, Split.VALIDATION)}
+    if planned(config):
+        config = services.note_plan(training, cases.plan(sides[Split.TRAIN], config, len(labels), run))
     total = sum(len(entries) for entries in sides.values())
     loaded = 0
 

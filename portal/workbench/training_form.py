@@ -212,9 +212,9 @@ def _field(place: str, key: Key) -> forms.Field:
     if key.kind == "choice":
         return forms.ChoiceField(choices=[(choice, choice.replace("_", " ")) for choice in key.choices], **settings)
     if place == "network.name":
-        from inference.networks.table import NETWORKS
+        from inference.networks.table import NETWORKS, SEGMENTATION, named
 
-        choices = [(name, network.title) for name, network in NETWORKS.items()]
+        choices = [(name, NETWORKS[name].title) for name in named(SEGMENTATION)]
         return forms.ChoiceField(choices=choices, **settings | {"label": "Network"})
     if place == "description":
         return forms.CharField(widget=forms.Textarea(attrs={"rows": 2}), **settings | {"label": "Intended use"})

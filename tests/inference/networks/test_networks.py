@@ -19,6 +19,7 @@ from inference.networks.sliding_window import probabilities
         ("unet", {"channels": [4, 8, 16], "strides": [2, 2], "residual_units": 2}),
         ("unet", {"channels": [4, 8], "strides": [2], "residual_units": 0, "norm": "batch", "dropout": 0.1}),
         ("segresnet", {"filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}),
+        ("swin_unetr", {"features": 12}),
         ("segresnet", {"filters": 8, "blocks_down": [1, 2], "blocks_up": [1], "norm": "batch"}),
     ],
 )

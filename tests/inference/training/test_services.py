@@ -117,3 +117,23 @@ def test_a_training_set_without_foreground_fails_in_words_before_training(run_jo
     assert "2 cases" in job.cause
     run.refresh_from_db()
     assert run.version is None
+
+
+@pytest.mark.parametrize(("name", "more"), [("nnunet", {"features": 4}), ("unet", {"dimensions": 2})])
+def test_a_self_configuring_network_and_one_in_2d_train_and_run(run_job, name, more):
+    project = ProjectFactory()
+    cohort, _ = ball_cohort(project, 4)
+    shared = {"channels": [4, 8], "strides": [2]} if name == "unet" else {}
+    training = {**CONFIG["training"], "epochs": 1, "patch": [1, 16, 20]}
+    if name == "nnunet":
+        del training["patch"]
+    config = {**CONFIG, "network": {"name": name, **more, **shared}, "training": training}
+    run = services.start(project=project, config=config, cohort=cohort, by=None)
+    job = run_job(run.job)
+    assert job.state == "succeeded", job.cause
+    run.refresh_from_db()
+    if name == "nnunet":
+        assert run.config["network"]["parameters"]["strides"][0] == [1, 1, 1]
+        assert [step["name"] for step in run.config["preprocessing"]] == ["orient", "resample", "normalise"]
+    evaluation = evaluation_services.start(run.version, cohort, by=None)
+    assert run_job(evaluation.job).state == "succeeded"
