@@ -46,8 +46,8 @@ def task_scope(request: HttpRequest, task: int) -> Scope:
     return Scope(
         base_path=task_state.dicomweb_root(found),
         user=user,
-        studies=Study.objects.filter(pk=found.case.study_id),
-        series=visible_series(found),
+        visible_studies=lambda: Study.objects.filter(pk=found.case.study_id),
+        visible_series=lambda: visible_series(found),
         project=found.campaign.project,
         store_target=lambda header: store_target(found, header),
         rewrite=blinding.Blinding(found.case.name) if found.campaign.blinded else None,

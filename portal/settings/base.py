@@ -88,6 +88,8 @@ DATABASES = {
         "CONN_HEALTH_CHECKS": True,
     }
 }
+# Only for statements with values apart (studies.ingest.prepared); Django puts values into the text of its own.
+DATABASES["default"]["OPTIONS"].setdefault("prepare_threshold", 1)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # How many proxies stand in front; that many entries at the end of X-Forwarded-For are believed.

@@ -24,6 +24,7 @@ from studies.dicom.part10 import PIXEL_TAGS, UNDEFINED, Element, Item, Part10, P
 INLINE_LIMIT = 4096  # bytes of OB, OW, UN … kept in the header
 VALUE_LIMIT = 1 << 17  # bytes of any other value kept in the header
 TEXT_LIMIT = 64 << 20  # characters of a whole header
+SHORT = 128  # bytes of a text that is remembered, as the slices of a series repeat most of theirs
 BULK = '"BulkDataURI":"bulkdata/'
 
 _BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -68,12 +69,12 @@ def decode(raw: bytes, encodings: tuple[str, ...], *, name: bool = False) -> str
     return text.encode("utf-8", "replace").decode("utf-8").rstrip(" \0")
 
 
-def text_of(file: Part10, tag: int) -> str:
-    """A top-level text value, decoded; "" where it is absent."""
+def text_of(file: Part10, tag: int, encodings: tuple[str, ...]) -> str:
+    """A top-level text value, decoded; "" where it is absent. `encodings` are those of the data set."""
     element = file.dataset.get(tag)
     if element is None or element[3] is not None or not 0 < element[2] <= VALUE_LIMIT:
         return ""
-    return decode(file.raw(element), encodings_of(file, file.dataset), name=element[0] == "PN").strip()
+    return decode(file.raw(element), encodings, name=element[0] == "PN").strip()
 
 
 def dicom_json(file: Part10) -> str:
@@ -146,20 +147,7 @@ class _Writer:
             return f'{{"vr":"AT","Value":[{",".join(values)}]}}'
         if tag == 0x00080005:
             return '{"vr":"CS","Value":["ISO_IR 192"]}'
-        if vr in _CHARSET_TEXT or vr == "PN":
-            text = decode(raw, encodings, name=vr == "PN")
-        else:
-            text = raw.decode("latin-1").rstrip(" \0")
-        if not text:
-            return f'{{"vr":"{vr}"}}'
-        parts = [text] if vr in _SINGLE else text.split("\\")
-        if vr == "PN":
-            values = [_person_name(part) for part in parts]
-        elif vr in ("DS", "IS"):
-            values = [_number_text(part) for part in parts]
-        else:
-            values = [quoted(part.rstrip(" \0")) if part.strip(" \0") else "null" for part in parts]
-        return f'{{"vr":"{vr}","Value":[{",".join(values)}]}}'
+        return _known_text(vr, raw, encodings) if length <= SHORT else _text(vr, raw, encodings)
 
     def inline(self, vr: str, offset: int, length: int) -> str:
         data = base64.b64encode(bytes(self.buffer[offset : offset + length])).decode("ascii")
@@ -178,6 +166,26 @@ class _Writer:
         else:
             values = [str(value) for value in found]
         return f'{{"vr":"{vr}","Value":[{",".join(values)}]}}'
+
+
+def _text(vr: str, raw: bytes, encodings: tuple[str, ...]) -> str:
+    if vr in _CHARSET_TEXT or vr == "PN":
+        text = decode(raw, encodings, name=vr == "PN")
+    else:
+        text = raw.decode("latin-1").rstrip(" \0")
+    if not text:
+        return f'{{"vr":"{vr}"}}'
+    parts = [text] if vr in _SINGLE else text.split("\\")
+    if vr == "PN":
+        values = [_person_name(part) for part in parts]
+    elif vr in ("DS", "IS"):
+        values = [_number_text(part) for part in parts]
+    else:
+        values = [quoted(part.rstrip(" \0")) if part.strip(" \0") else "null" for part in parts]
+    return f'{{"vr":"{vr}","Value":[{",".join(values)}]}}'
+
+
+_known_text = lru_cache(maxsize=8192)(_text)
 
 
 def _person_name(part: str) -> str:

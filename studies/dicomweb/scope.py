@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from django.http import Http404, HttpRequest
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, may, projects_where
 from studies.dicomweb.problems import Problem
+from studies.ingest import rows
 from studies.ingest.header import Header
 from studies.models import Instance, Origin, Series, Study
 
@@ -41,11 +43,12 @@ class StoreTarget:
     provenance: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scope:
     """`studies` and `series` are what may be seen; instances follow from the series.
 
     `store_target` decides for each object and raises `Problem` (403, 409); None: nothing can be stored here.
+    `unreadable_target` says where bytes go that are no object, into the quarantine; None: they are only answered.
     `amend` makes of a received file the bytes to store, for what left this root rewritten; None: as received.
     `base_path` is the path of the root without a closing slash; addresses in answers start with it.
     `project`: the only one that this root serves.
@@ -54,13 +57,22 @@ class Scope:
 
     base_path: str
     user: User
-    studies: QuerySet[Study]
-    series: QuerySet[Series]
+    visible_studies: Callable[[], QuerySet[Study]]
+    visible_series: Callable[[], QuerySet[Series]]
     store_target: Callable[[Header], StoreTarget] | None = None
+    unreadable_target: Callable[[], StoreTarget | None] = lambda: None
     rewrite: Rewrite | None = None
     amend: Callable[[Path], bytes] | None = None
     several_projects: bool = False
     project: Project | None = None
+
+    @cached_property  # whoever stores needs neither, and making them costs as much as storing
+    def studies(self) -> QuerySet[Study]:
+        return self.visible_studies()
+
+    @cached_property
+    def series(self) -> QuerySet[Series]:
+        return self.visible_series()
 
     @property
     def instances(self) -> QuerySet[Instance]:
@@ -80,28 +92,55 @@ def _target(project: Project, header: Header, user: User) -> StoreTarget:
     return StoreTarget(project, origin, user, "" if origin is Origin.ACQUIRED else "DICOMweb")
 
 
+def writable_projects(user: User) -> list[Project]:
+    return list(projects_where(user, Action.IMPORT).order_by("pk"))
+
+
+class _Storing:
+    """Where objects sent to the general root go; asked once for each study of a request."""
+
+    def __init__(self, request: HttpRequest) -> None:
+        self.request = request
+        self.user: Any = request.user
+        self.known: dict[str, Project] = {}
+
+    @cached_property
+    def writable(self) -> list[Project]:
+        known: list[Project] | None = getattr(self.request, "dicomweb_writable", None)  # the front has asked already
+        return known if known is not None else writable_projects(self.user)
+
+    def target(self, header: Header) -> StoreTarget:
+        uid = header.study_instance_uid
+        if uid not in self.known:
+            self.known[uid] = self._project(uid)
+        return _target(self.known[uid], header, self.user)
+
+    def _project(self, uid: str) -> Project:
+        if not self.writable:
+            raise Problem(403, "You may not store into any project. Ask a project's manager for the role of engineer.")
+        if len(self.writable) == 1:
+            return self.writable[0]
+        held = rows.project_holding(uid, [project.pk for project in self.writable])
+        for project in self.writable:
+            if project.pk == held:
+                return project
+        raise Problem(409, "You may store into several projects. Send to /dicomweb/projects/<slug>/studies.")
+
+    def unreadable_target(self) -> StoreTarget | None:
+        return StoreTarget(self.writable[0], created_by=self.user) if len(self.writable) == 1 else None
+
+
 def general_scope(request: HttpRequest) -> Scope:
     """`/dicomweb/`: everything that the user may see."""
     user: Any = request.user
-
-    def store_target(header: Header) -> StoreTarget:
-        writable = projects_where(user, Action.IMPORT)
-        held = writable.filter(studies__study_instance_uid=header.study_instance_uid).order_by("studies__pk").first()
-        if held is not None:
-            return _target(held, header, user)
-        candidates = list(writable.order_by("pk")[:2])
-        if not candidates:
-            raise Problem(403, "You may not store into any project. Ask a project's manager for the role of engineer.")
-        if len(candidates) > 1:
-            raise Problem(409, "You may store into several projects. Send to /dicomweb/projects/<slug>/studies.")
-        return _target(candidates[0], header, user)
-
+    storing = _Storing(request)
     return Scope(
         base_path="/dicomweb",
         user=user,
-        studies=Study.objects.visible_to(user),
-        series=Series.objects.visible_to(user),
-        store_target=store_target,
+        visible_studies=lambda: Study.objects.visible_to(user),
+        visible_series=lambda: Series.objects.visible_to(user),
+        store_target=storing.target,
+        unreadable_target=storing.unreadable_target,
         several_projects=True,
     )
 
@@ -109,20 +148,25 @@ def general_scope(request: HttpRequest) -> Scope:
 def project_scope(request: HttpRequest, slug: str) -> Scope:
     """`/dicomweb/projects/<slug>/`: one project."""
     user: Any = request.user
-    project = Project.objects.visible_to(user).filter(slug=slug).first()
+    writable = {project.slug: project for project in getattr(request, "dicomweb_writable", ())}
+    project = writable.get(slug) or Project.objects.visible_to(user).filter(slug=slug).first()
     if project is None:
         raise Http404
 
+    def allowed() -> bool:
+        return slug in writable or may(user, Action.IMPORT, project)
+
     def store_target(header: Header) -> StoreTarget:
-        if not may(user, Action.IMPORT, project):
+        if not allowed():
             raise Problem(403, f"Your role in “{project.slug}” does not allow storing.")
         return _target(project, header, user)
 
     return Scope(
         base_path=f"/dicomweb/projects/{project.slug}",
         user=user,
-        studies=Study.objects.visible_to(user).filter(project=project),
-        series=Series.objects.visible_to(user).filter(study__project=project),
+        visible_studies=lambda: Study.objects.visible_to(user).filter(project=project),
+        visible_series=lambda: Series.objects.visible_to(user).filter(study__project=project),
         store_target=store_target,
+        unreadable_target=lambda: StoreTarget(project, created_by=user) if allowed() else None,
         project=project,
     )

@@ -46,32 +46,36 @@ class _Conversation:
         self.batches: dict[int, ImportBatch] = {}
         self.outcomes: list[Outcome] = []
         self.denied: Problem | None = None
+        self.received = 0
 
     def add(self, part: multipart.Part, study: str | None) -> None:
-        entry = store.stage_written(part.path, "", part.size, part.sha256)
+        self.received += 1
+        entry = store.stage_written(part.path, f"part {self.received}", part.size, part.sha256)
         if not isinstance(entry, Staged):
-            self._without_place(*entry)
-            return
-        header = entry.header
-        if study is not None and header.study_instance_uid != study:
-            self._drop(entry, "wrong_study", "The object belongs to another study than the address says.")
+            self._unreadable(*entry)
             return
         assert self.scope.store_target is not None
         try:
-            target = self.scope.store_target(header)
+            target = self.scope.store_target(entry.header)
         except Problem as problem:
             self.denied = problem
             self._drop(entry, "forbidden", problem.detail)
+            return
+        if study is not None and entry.header.study_instance_uid != study:
+            self._wrong_study(entry, target)
             return
         if self.scope.amend is not None:
             try:
                 entry = _amended(entry, self.scope.amend)
             except Refused as refusal:
-                self._without_place("", refusal)
+                self._only_answer(entry.name, refusal)
                 return
+        self._put(target, entry)
+
+    def _put(self, target: StoreTarget, entry: Staged | tuple[str, Refused]) -> None:
         group = self.groups.setdefault(target, _Group())
         group.entries.append(entry)
-        group.size += entry.size
+        group.size += entry.size if isinstance(entry, Staged) else 0
         if len(group.entries) >= limits.GROUP_FILES or group.size >= limits.GROUP_BYTES:
             self._store(target)
 
@@ -83,14 +87,13 @@ class _Conversation:
         """Drop what was received but not stored; the client is told that the request failed and sends it again."""
         for group in self.groups.values():
             for entry in group.entries:
-                if isinstance(entry, Staged):
-                    entry.path.unlink(missing_ok=True)
+                _forget(entry.path if isinstance(entry, Staged) else entry[1].path)
 
     def _store(self, target: StoreTarget) -> None:
         group = self.groups.pop(target)
         batch = self.batches.get(target.project.pk)
         if batch is None:
-            batch = store.open_batch(target.project, ImportBatch.Source.STOW, self.scope.user)
+            batch = ImportBatch(project=target.project, source=ImportBatch.Source.STOW, created_by=self.scope.user)
             self.batches[target.project.pk] = batch
         self.outcomes += store.store_staged(
             group.entries,
@@ -101,12 +104,13 @@ class _Conversation:
         )
 
     def _drop(self, entry: Staged, code: str, reason: str) -> None:
+        """An object that this user may not store here leaves nothing behind."""
         entry.path.unlink(missing_ok=True)
         header = entry.header
         self.outcomes.append(
             Outcome(
                 State.REFUSED,
-                "",
+                entry.name,
                 code=code,
                 reason=reason,
                 study_instance_uid=header.study_instance_uid,
@@ -115,12 +119,32 @@ class _Conversation:
             )
         )
 
-    def _without_place(self, name: str, refusal: Refused) -> None:
-        """Bytes that no project can be found for; they are only answered."""
-        path = getattr(refusal, "path", None)
-        if path is not None:
-            path.unlink(missing_ok=True)
+    def _wrong_study(self, entry: Staged, target: StoreTarget) -> None:
+        reason = "The object belongs to another study than the address says."
+        if self.scope.amend is not None:  # its bytes are not those that the archive would keep
+            self._drop(entry, "wrong_study", reason)
+            return
+        refusal = Refused("wrong_study", reason)
+        refusal.path, refusal.header = entry.path, entry.header
+        self._put(target, (entry.name, refusal))
+
+    def _unreadable(self, name: str, refusal: Refused) -> None:
+        """Bytes that are no object name no study; they are kept where the project is certain all the same."""
+        target = self.scope.unreadable_target()
+        if target is not None:
+            self._put(target, (name, refusal))
+            return
+        refusal.reason += " Nothing was kept of it: only /dicomweb/projects/<slug>/studies says into whose quarantine."
+        self._only_answer(name, refusal)
+
+    def _only_answer(self, name: str, refusal: Refused) -> None:
+        _forget(refusal.path)
         self.outcomes.append(Outcome(State.REFUSED, name, code=refusal.code, reason=refusal.reason))
+
+
+def _forget(path: Path | None) -> None:
+    if path is not None:
+        path.unlink(missing_ok=True)
 
 
 def _amended(entry: Staged, amend: Callable[[Path], bytes]) -> Staged:

@@ -127,6 +127,6 @@ def scope_of(node: RemoteNode) -> Scope:
     return Scope(
         base_path="",
         user=None,  # type: ignore[arg-type]  # nobody is signed in: the node itself is let in
-        studies=Study.objects.filter(pk__in=series.values("study")),
-        series=series,
+        visible_studies=lambda: Study.objects.filter(pk__in=series.values("study")),
+        visible_series=lambda: series,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.dicom import part10
-from studies.dicom.dicom_json import dicom_json, text_of
+from studies.dicom.dicom_json import dicom_json, encodings_of, text_of
 from studies.dicom.frame_table import frame_table, number_of_frames
 from studies.dicom.vr import is_image_class
 from studies.ingest.outcome import Refused
@@ -72,8 +72,10 @@ def of_walk(file: part10.Part10) -> Header:
     frames = number_of_frames(file)
     table = frame_table(file)
 
+    encodings = encodings_of(file, file.dataset)
+
     def text(tag: int, size: int) -> str:
-        return _clean(text_of(file, tag), size)
+        return _clean(text_of(file, tag, encodings), size)
 
     study_uid = uids[0x0020000D]
     patient_id = text(0x00100020, 64)

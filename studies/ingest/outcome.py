@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from studies.models import Instance
+
+if TYPE_CHECKING:
+    from studies.ingest.header import Header
 
 
 class State(StrEnum):
@@ -34,10 +39,13 @@ class Outcome:
 
 
 class Refused(Exception):
-    """A file that is not let in. `keep`: its bytes are worth a place in the quarantine."""
+    """A file that is not let in. `keep`: its bytes are worth a place in the quarantine; they are at `path` then.
+    `header`: what was read of it, if it could be read."""
 
     def __init__(self, code: str, reason: str, *, keep: bool = True) -> None:
         super().__init__(code)
         self.code = code
         self.reason = reason
         self.keep = keep
+        self.path: Path | None = None
+        self.header: Header | None = None

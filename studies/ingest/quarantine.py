@@ -54,7 +54,7 @@ def retry(refusal: Refusal, *, by: User | None) -> Outcome:
     try:
         staged = stage(path_of(refusal), refusal.name)
     except Refused as refused:
-        copy = getattr(refused, "path", None)
+        copy = refused.path
         if copy is not None:
             copy.unlink(missing_ok=True)
         Refusal.objects.open().filter(pk=refusal.pk).update(code=refused.code, reason=storable(refused.reason))

@@ -1,17 +1,28 @@
 """The rows of a group of staged files: patients, studies, series, instances and their counts.
 
-Called inside a transaction by `studies.ingest.store` only.
+They are written inside a transaction by `studies.ingest.store` only.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from django.db import connection
+from django.db.models import Model
+from django.utils import timezone
+
+from portal.accounts.audit import trail
 from portal.accounts.models import User
+from studies.ingest import prepared
 from studies.ingest.outcome import Refused, State
 from studies.ingest.staging import Staged
-from studies.models import Instance, Origin, Patient, Series, Study
+from studies.models import ImportBatch, Instance, Origin, Patient, Series, Study
+
+OWN = (Origin.ANNOTATION, Origin.DRAFT)  # a series of these has one author
+Row = TypeVar("Row", bound=Model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +39,29 @@ class Decision:
     refusal: Refused | None = None
 
 
+def project_holding(study_instance_uid: str, project_ids: list[int]) -> int | None:
+    """Which of these projects has the study; the one that had it first."""
+    found = prepared.fetch(prepared.PROJECT_HOLDING, [study_instance_uid, project_ids])
+    return found[0][0] if found else None
+
+
 def already_there(project_id: int, staged: list[Staged]) -> dict[int, Decision]:
     """Decisions, by `id` of the staged file, for objects whose UID the project holds; saves moving their bytes."""
-    held = {
-        instance.sop_instance_uid: instance
-        for instance in Instance.objects.filter(
-            project_id=project_id, sop_instance_uid__in=[one.header.sop_instance_uid for one in staged]
-        ).defer("header", "frame_table")
-    }
+    uids = [one.header.sop_instance_uid for one in staged]
+    if not uids or not prepared.fetch(prepared.HELD, [project_id, uids]):
+        return {}
+    held = _held(project_id, uids)
     found = {}
     for one in staged:
         instance = held.get(one.header.sop_instance_uid)
         if instance is not None:
             found[id(one)] = _same_or_conflict(one, instance)
     return found
+
+
+def _held(project_id: int, uids: list[str]) -> dict[str, Instance]:
+    rows = Instance.objects.filter(project_id=project_id, sop_instance_uid__in=uids)
+    return {row.sop_instance_uid: row for row in rows.select_related("series__study").defer("header", "frame_table")}
 
 
 def _same_or_conflict(one: Staged, instance: Instance) -> Decision:
@@ -58,57 +78,107 @@ def _same_or_conflict(one: Staged, instance: Instance) -> Decision:
 
 
 def insert(project_id: int, staged: list[Staged], author: Author) -> dict[int, Decision]:
-    """Insert what belongs to `staged`, whose files are in place. Returns a decision for each, by `id`."""
+    """Insert what belongs to `staged`, whose files are in place, in the caller's transaction; a decision for each, by
+    `id`."""
     if not staged:
         return {}
     decided: dict[int, Decision] = {}
     studies = _studies(project_id, staged)
     series = _series(studies, staged, author)
-    instances: list[Instance] = []
     candidates: dict[str, Staged] = {}
-    for one in sorted(staged, key=lambda s: s.header.sop_instance_uid):
+    for one in staged:
         header = one.header
         study = studies[header.study_instance_uid]
-        refusal = _misplaced(header, study, series[(study.pk, header.series_instance_uid)], author)
+        refusal = misplaced(header, study, series[(study.pk, header.series_instance_uid)], author)
         if refusal is not None:
             decided[id(one)] = Decision(State.REFUSED, refusal=refusal)
-            continue
-        first = candidates.get(header.sop_instance_uid)
-        if first is not None:
-            continue  # twice in one group; settled below against the row of the first
-        candidates[header.sop_instance_uid] = one
-        instances.append(
-            Instance(
-                series=series[(study.pk, header.series_instance_uid)],
-                project_id=project_id,
-                sop_instance_uid=header.sop_instance_uid,
-                sop_class_uid=header.sop_class_uid,
-                transfer_syntax_uid=header.transfer_syntax_uid,
-                file=one.file,
-                file_size=one.size,
-                sha256=one.sha256,
-                **header.instance,
-            )
-        )
-    Instance.objects.bulk_create(instances, ignore_conflicts=True)
-    held = {
-        row.sop_instance_uid: row
-        for row in Instance.objects.filter(project_id=project_id, sop_instance_uid__in=list(candidates))
-        .select_related("series__study")
-        .defer("header", "frame_table")
-    }
-    stored: list[Instance] = []
-    for one in staged:
-        if id(one) in decided:
-            continue
-        row = held[one.header.sop_instance_uid]
-        if row.file == one.file:
-            decided[id(one)] = Decision(State.STORED, row)
-            stored.append(row)
-        else:
-            decided[id(one)] = _same_or_conflict(one, row)
-    _count(list(studies.values()), list(series.values()), stored)
+        else:  # the second of two in one group is settled below, against the row of the first
+            candidates.setdefault(header.sop_instance_uid, one)
+    decided |= join(project_id, list(candidates.values()), author)
+    rest = [one for one in staged if id(one) not in decided]
+    if rest:
+        held = _held(project_id, [one.header.sop_instance_uid for one in rest])
+        decided |= {id(one): _same_or_conflict(one, held[one.header.sop_instance_uid]) for one in rest}
+    rows = [decision.instance for decision in decided.values() if decision.state is State.STORED]
+    _remove_empty(studies.values(), series.values(), {row.series_id for row in rows if row is not None})
     return decided
+
+
+def join(
+    project_id: int, staged: list[Staged], author: Author, batch: ImportBatch | None = None
+) -> dict[int, Decision]:
+    """Insert files, each of another UID, into series that exist, in one statement; the decisions for those stored.
+
+    Nothing is inserted where a file's series is missing or takes it not. What is there already is left out. `batch`
+    counts what was stored, and gets its row if it has none.
+    """
+    if not staged:
+        return {}
+    now = timezone.now()
+    told = trail.row_of("study.store", user=batch.created_by if batch is not None else None)
+    given = {
+        "project": project_id,
+        "studies": list({one.header.study_instance_uid for one in staged}),
+        "series": list({one.header.series_instance_uid for one in staged}),
+        "origin": author.origin.value,
+        "own": author.origin in OWN,
+        "author": author.created_by and author.created_by.pk,
+        "now": now,
+        "given": json.dumps([_values(one) for one in staged], ensure_ascii=False),
+        "batch": batch and batch.pk,
+        "source": batch.source if batch is not None and batch.pk is None else None,
+        "importer": batch and batch.created_by_id,
+        "token": told.token_id,
+        "address": told.address,
+        "request": told.request_id,
+    }
+    of_uid = {one.header.sop_instance_uid: one for one in staged}
+    decided: dict[int, Decision] = {}
+    series: dict[int, Series] = {}
+    for uid, pk, series_pk, series_uid, batch_pk in prepared.fetch(prepared.JOIN, given):
+        if series_pk not in series:
+            series[series_pk] = _partial(Series, id=series_pk, series_instance_uid=series_uid)
+        one = of_uid[uid]
+        decided[id(one)] = Decision(State.STORED, _row(pk, project_id, one, series[series_pk]))
+        if batch is not None and batch.pk is None:
+            batch.pk, batch.created_at, batch._state.adding = batch_pk, now, False
+    return decided
+
+
+def _values(one: Staged) -> dict[str, Any]:
+    header = one.header
+    return {
+        "study_instance_uid": header.study_instance_uid,
+        "series_instance_uid": header.series_instance_uid,
+        "patient_id": header.patient["patient_id"],
+        "derived": header.derived_object,
+        "sop_instance_uid": header.sop_instance_uid,
+        "sop_class_uid": header.sop_class_uid,
+        "transfer_syntax_uid": header.transfer_syntax_uid,
+        "file": one.file,
+        "file_size": one.size,
+        "sha256": one.sha256,
+        **header.instance,
+    }
+
+
+def _row(pk: int, project_id: int, one: Staged, series: Series) -> Instance:
+    """The new row, without the header and the table of frames, which take memory."""
+    header = one.header
+    row = _partial(
+        Instance,
+        id=pk,
+        series_id=series.pk,
+        project_id=project_id,
+        sop_instance_uid=header.sop_instance_uid,
+        sop_class_uid=header.sop_class_uid,
+        transfer_syntax_uid=header.transfer_syntax_uid,
+        file=one.file,
+        file_size=one.size,
+        sha256=one.sha256,
+    )
+    row.series = series
+    return row
 
 
 def _studies(project_id: int, staged: list[Staged]) -> dict[str, Study]:
@@ -123,15 +193,28 @@ def _studies(project_id: int, staged: list[Staged]) -> dict[str, Study]:
         missing = sorted(uid for uid in headers if uid not in locked)
         if not missing:
             break
-        _create_studies(project_id, [headers[uid] for uid in missing])
-        found = (
-            Study.objects.select_for_update(of=("self",))
-            .filter(project_id=project_id, study_instance_uid__in=missing)
-            .select_related("patient")
-            .order_by("study_instance_uid")
-        )
-        locked |= {study.study_instance_uid: study for study in found}
+        found = _lock_studies(project_id, missing)
+        if not found:
+            _create_studies(project_id, [headers[uid] for uid in missing])
+        locked |= found
     return locked
+
+
+def _lock_studies(project_id: int, uids: list[str]) -> dict[str, Study]:
+    """All of these studies, or none where one is missing: nobody waits for a new row while holding a lock."""
+    locked = {}
+    for pk, uid, n, patient_pk, patient_id in prepared.fetch(
+        prepared.LOCK_STUDIES, {"project": project_id, "uids": uids}
+    ):
+        study = _partial(Study, id=pk, project_id=project_id, study_instance_uid=uid, number_of_instances=n)
+        study.patient = _partial(Patient, id=patient_pk, project_id=project_id, patient_id=patient_id)
+        locked[uid] = study
+    return locked
+
+
+def _partial(model: type[Row], **values: Any) -> Row:
+    """A row of which only these columns were read; Django reads the others when they are asked for."""
+    return model.from_db(connection.alias, list(values), list(values.values()))
 
 
 def _create_studies(project_id: int, headers: list[Any]) -> None:
@@ -176,8 +259,15 @@ def _series(studies: dict[str, Study], staged: list[Staged], author: Author) -> 
     by_pk = {study.pk: study for study in studies.values()}
 
     def held() -> dict[tuple[int, str], Series]:
-        found = Series.objects.filter(study__in=by_pk, series_instance_uid__in=[uid for _, uid in wanted])
-        return {(row.study_id, row.series_instance_uid): row for row in found}
+        found = {}
+        asked = [list(by_pk), [uid for _, uid in wanted]]
+        for pk, study_pk, uid, n, origin, author_pk in prepared.fetch(prepared.SERIES, asked):
+            row = _partial(
+                Series, id=pk, series_instance_uid=uid, number_of_instances=n, origin=origin, created_by_id=author_pk
+            )
+            row.study = by_pk[study_pk]
+            found[study_pk, uid] = row
+        return found
 
     rows = held()
     new = [key for key in sorted(wanted) if key not in rows]
@@ -200,8 +290,8 @@ def _series(studies: dict[str, Study], staged: list[Staged], author: Author) -> 
     return rows
 
 
-def _misplaced(header: Any, study: Study, series: Series, author: Author) -> Refused | None:
-    """Why an object must not join this study or series, if so."""
+def misplaced(header: Any, study: Study, series: Series, author: Author) -> Refused | None:
+    """Why an object must not join this study or series, if so; `prepared.JOIN` asks the same."""
     theirs, ours = study.patient.patient_id, header.patient["patient_id"]
     if not header.derived_object and theirs and ours and theirs != ours:
         return Refused(
@@ -209,8 +299,7 @@ def _misplaced(header: Any, study: Study, series: Series, author: Author) -> Ref
             f"Study {study.study_instance_uid} belongs to another patient of this project (PatientID differs).",
         )
     if series.origin != author.origin or (
-        author.origin in (Origin.ANNOTATION, Origin.DRAFT)
-        and series.created_by_id != (author.created_by and author.created_by.pk)
+        author.origin in OWN and series.created_by_id != (author.created_by and author.created_by.pk)
     ):
         return Refused(
             "series_mismatch",
@@ -220,44 +309,14 @@ def _misplaced(header: Any, study: Study, series: Series, author: Author) -> Ref
     return None
 
 
-def _count(studies: list[Study], series: list[Series], stored: list[Instance]) -> None:
-    """Bring the numbers that the rows repeat up to date; rows that got nothing and are new go away again."""
-    added: dict[int, int] = {}
-    for row in stored:
-        added[row.series_id] = added.get(row.series_id, 0) + 1
-    started: dict[int, list[Series]] = {}
-    empty = []
-    for one in series:
-        if one.pk in added:
-            if one.number_of_instances == 0:
-                started.setdefault(one.study_id, []).append(one)
-            one.number_of_instances += added[one.pk]
-            one.save(update_fields=["number_of_instances", "updated_at"])
-        elif one.number_of_instances == 0:
-            empty.append(one.pk)
-    if empty:
-        Series.objects.filter(pk__in=empty).delete()
-    for study in studies:
-        total = sum(added.get(one.pk, 0) for one in series if one.study_id == study.pk)
-        if not total:
-            if study.number_of_instances == 0:
-                study.delete()  # its patient stays: another transaction may just be adding a study of it
-            continue
-        study.number_of_instances += total
-        study.number_of_series += len(started.get(study.pk, []))
-        for one in started.get(study.pk, []):
-            for value, values in (
-                (one.modality, study.modalities_in_study),
-                (one.body_part_examined, study.body_parts_examined),
-            ):
-                if value and value not in values:
-                    values.append(value)
-        study.save(
-            update_fields=[
-                "number_of_instances",
-                "number_of_series",
-                "modalities_in_study",
-                "body_parts_examined",
-                "updated_at",
-            ]
-        )
+def _remove_empty(studies: Iterable[Study], series: Iterable[Series], filled: set[int]) -> None:
+    """Rows that are new and got nothing go away again; the patient stays, as another transaction may just be adding
+    a study of it."""
+    empty = [one for one in series if one.number_of_instances == 0 and one.pk not in filled]
+    if not empty:
+        return
+    Series.objects.filter(pk__in=[one.pk for one in empty]).delete()
+    kept = {one.study_id for one in series if one.pk in filled}
+    empty_studies = [study.pk for study in studies if study.number_of_instances == 0 and study.pk not in kept]
+    if empty_studies:
+        Study.objects.filter(pk__in=empty_studies).delete()

@@ -1,4 +1,4 @@
-"""Bytes on their way into the archive: copied, hashed, walked, synced and moved to their place.
+"""Bytes on their way into the archive: copied, hashed, walked, moved to their place and synced.
 
 Nothing here touches the database. A file keeps a random name, so neither its path nor a directory listing tells whose
 it is; until its rows are committed it is an orphan that nobody sees.
@@ -55,7 +55,7 @@ def stage(source: Source, name: str, limit: int | None = None) -> Staged:
         if not refusal.keep:
             target.unlink(missing_ok=True)
         else:
-            refusal.path = target  # type: ignore[attr-defined]
+            refusal.path = target
         raise
     except BaseException:
         target.unlink(missing_ok=True)
@@ -63,25 +63,27 @@ def stage(source: Source, name: str, limit: int | None = None) -> Staged:
 
 
 def adopt(path: Path, name: str, size: int, sha256: str) -> Staged:
-    """Like `stage` for a file that was already written to the incoming folder."""
+    """Like `stage` for a file that was already written to the incoming folder. Its sender said that it is DICOM, so it
+    is kept even where nothing in it looks like that."""
     try:
         return _walked(path, name, size, sha256)
     except Refused as refusal:
-        if refusal.keep:
-            refusal.path = path  # type: ignore[attr-defined]
+        if refusal.keep or refusal.code == "not_dicom":
+            refusal.path = path
         else:
             path.unlink(missing_ok=True)
         raise
 
 
 def _walked(path: Path, name: str, size: int, sha256: str) -> Staged:
-    if size == 0:
-        raise Refused("empty", "The file is empty.", keep=False)
-    with open(path, "rb") as file:
-        head = file.read(132)
-    if not preamble.has_preamble(head):
-        size, sha256 = _give_preamble(path, head)
-    return Staged(name=name, path=path, size=size, sha256=sha256, header=header.read(path))
+    try:
+        found = header.read(path)
+    except Refused as refusal:
+        if refusal.code != "not_dicom":
+            raise
+        size, sha256 = _give_preamble(path)
+        found = header.read(path)
+    return Staged(name=name, path=path, size=size, sha256=sha256, header=found)
 
 
 def _copy(source: Source, target: Path, limit: int) -> tuple[int, str]:
@@ -114,13 +116,15 @@ def _copy(source: Source, target: Path, limit: int) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _give_preamble(path: Path, head: bytes) -> tuple[int, str]:
+def _give_preamble(path: Path) -> tuple[int, str]:
     """Rewrite a file that has no preamble, or neither preamble nor meta header; its data set stays as it is."""
     not_dicom = Refused(
         "not_dicom",
         "This is not a DICOM file: the mark DICM is missing at byte 128, and no data set starts here.",
         keep=False,
     )
+    with open(path, "rb") as file:
+        head = file.read(132)
     if not preamble.looks_like_dataset(head):
         raise not_dicom
     if head[:2] == b"\x02\x00":
@@ -162,32 +166,41 @@ def _sync(path: Path) -> None:
 
 
 def settle(staged: Iterable[Staged], project_id: int) -> None:
-    """Sync the files, move each to its place, sync the folders. Sets `Staged.file`."""
+    """Move the files to a folder and sync them and it. Sets `Staged.file`.
+
+    A group shares one of 256 folders, because each folder costs a sync of its own.
+    """
     files = list(staged)
-    if len(files) == 1:
-        _sync(files[0].path)
-    elif files:
-        with ThreadPoolExecutor(max_workers=8) as pool:  # syncs that run together share the journal's commits
-            list(pool.map(_sync, [one.path for one in files]))
-    folders = set()
-    for one in files:
-        name = uuid.uuid4().hex
-        one.file = f"instances/{project_id}/{name[:2]}/{name}.dcm"
-        target = media(one.file)
-        if target.parent not in folders:
-            if not target.parent.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                folders.add(target.parent.parent)
-            folders.add(target.parent)
+    if not files:
+        return
+    shared = uuid.uuid4().hex[:2]
+    folder = media("instances", str(project_id), shared)
+    _make(folder)
+    for one in files:  # before the syncs: one that writes the file writes its new name too, on most file systems
+        name = f"{shared}{uuid.uuid4().hex[2:]}.dcm"
+        one.file = f"instances/{project_id}/{shared}/{name}"
+        target = folder / name
         os.replace(one.path, target)
         one.path = target
-    for folder in folders:
-        _sync(folder)
+    if len(files) == 1:
+        _sync(files[0].path)
+    else:
+        with ThreadPoolExecutor(max_workers=8) as pool:  # syncs that run together share the journal's commits
+            list(pool.map(_sync, [one.path for one in files]))
+    _sync(folder)
+
+
+def _make(folder: Path) -> None:
+    """A folder, with those above it, that is there after a power cut too."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
 
 
 def put_back(staged: Staged, place: Path) -> None:
     """Give a lost file its place again."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+    _make(place.parent)
     _sync(staged.path)
     os.replace(staged.path, place)
     _sync(place.parent)
@@ -197,7 +210,7 @@ def quarantine(path: Path, project_id: int) -> str:
     """Sync a refused file and move it aside; returns its place below MEDIA_ROOT/quarantine."""
     place = f"{project_id}/{uuid.uuid4().hex}"
     target = quarantined(place)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make(target.parent)
     _sync(path)
     os.replace(path, target)
     _sync(target.parent)

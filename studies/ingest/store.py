@@ -1,9 +1,9 @@
 """The one way into the archive.
 
 Order of events for a group of files: bytes to disk and synced, then the rows in one transaction. A crash in between
-leaves files that no row points to; a study is never half visible. Rows are inserted and locked in one fixed order
-(patients, studies, series, instances, batch; each sorted by its key), so uploads of the same study wait for each other
-and never deadlock.
+leaves files that no row points to; a study is never half visible. Files that only join series which exist need a single
+statement, which is tried first. Rows are inserted and locked in one fixed order (patients, studies, series, instances,
+batch; each sorted by its key), so uploads of the same study wait for each other and never deadlock.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from django.db import transaction
 from django.db.models import F
@@ -19,6 +20,7 @@ from pydicom.dataset import Dataset
 from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 from studies.ingest import limits, rows
+from studies.ingest.header import Header
 from studies.ingest.outcome import Outcome, Refused, State
 from studies.ingest.staging import Source, Staged, adopt, media, put_back, quarantine, settle, stage
 from studies.models import ImportBatch, Instance, Origin, Refusal, Series
@@ -27,7 +29,8 @@ __all__ = ["Outcome", "State", "open_batch", "store_dataset", "store_file", "sto
 
 
 def open_batch(project: Project, source: ImportBatch.Source | str, by: User | None = None) -> ImportBatch:
-    """Open the summary of one import."""
+    """Open the summary of one import. An edge that knows its whole import at once may hand `store_staged` one that was
+    not saved: its row is written with the first group, and an import that was killed before leaves none."""
     with transaction.atomic():
         batch = ImportBatch.objects.create(project=project, source=source, created_by=by)
         trail.record("import.open", batch, user=by, source=str(source))
@@ -140,16 +143,34 @@ def store_staged(
             one.path.unlink(missing_ok=True)
         raise
     # From here on a failure leaves the files: a lost connection does not tell whether the commit went through.
-    with transaction.atomic():
-        decided = known | rows.insert(batch.project_id, fresh, author)
-        outcomes = [_outcome(entry, decided) for entry in entries]
-        _write_refusals(batch, entries, outcomes, author)
-        _count(batch, outcomes)
-        _record(batch, outcomes)
+    usual = len(staged) == len(entries) == len({one.header.sop_instance_uid for one in staged}) and not known
+    joined = _join(batch, staged, author) if usual else {}
+    decided = known | joined
+    if len(joined) < len(entries):
+        with transaction.atomic():
+            rest = [one for one in fresh if id(one) not in joined]
+            decided |= rows.insert(batch.project_id, rest, author)
+            others = [entry for entry in entries if id(entry) not in joined]
+            outcomes = [_outcome(entry, decided) for entry in others]
+            _count(batch, outcomes)
+            _write_refusals(batch, others, outcomes, author)
+            _record(batch, outcomes)
+    outcomes = [_outcome(entry, decided) for entry in entries]
     for one in staged:
         if decided[id(one)].refusal is None and decided[id(one)].state is not State.STORED:
             one.path.unlink(missing_ok=True)
     return outcomes
+
+
+def _join(batch: ImportBatch, staged: list[Staged], author: rows.Author) -> dict[int, rows.Decision]:
+    if batch.pk is None:  # a single statement, with its rows of the summary and of the audit trail
+        found = rows.join(batch.project_id, staged, author, batch)
+        batch.__dict__["recorded_series"] = {row.instance.series_id for row in found.values() if row.instance}
+        return found
+    with transaction.atomic():
+        found = rows.join(batch.project_id, staged, author, batch)
+        _record(batch, found.values())
+    return found
 
 
 def _heal(one: Staged, held: Instance | None) -> None:
@@ -164,18 +185,26 @@ def _heal(one: Staged, held: Instance | None) -> None:
 def _outcome(entry: Staged | tuple[str, Refused], decided: dict[int, rows.Decision]) -> Outcome:
     if not isinstance(entry, Staged):
         name, refusal = entry
-        return Outcome(State.REFUSED, name, code=refusal.code, reason=refusal.reason)
-    decision, header = decided[id(entry)], entry.header
+        return Outcome(State.REFUSED, name, code=refusal.code, reason=refusal.reason, **_identity(refusal.header))
+    decision = decided[id(entry)]
     return Outcome(
         decision.state,
         entry.name,
         instance=decision.instance,
         code=decision.refusal.code if decision.refusal else "",
         reason=decision.refusal.reason if decision.refusal else "",
-        study_instance_uid=header.study_instance_uid,
-        sop_class_uid=header.sop_class_uid,
-        sop_instance_uid=header.sop_instance_uid,
+        **_identity(entry.header),
     )
+
+
+def _identity(header: Header | None) -> dict[str, Any]:
+    if header is None:
+        return {}
+    return {
+        "study_instance_uid": header.study_instance_uid,
+        "sop_class_uid": header.sop_class_uid,
+        "sop_instance_uid": header.sop_instance_uid,
+    }
 
 
 def _write_refusals(
@@ -185,7 +214,7 @@ def _write_refusals(
     for entry, outcome in zip(entries, outcomes, strict=True):
         if outcome.state is not State.REFUSED:
             continue
-        path = entry.path if isinstance(entry, Staged) else getattr(entry[1], "path", None)
+        path = entry.path if isinstance(entry, Staged) else entry[1].path
         kept = path if path is not None and path.exists() else None
         refusals.append(
             Refusal(
@@ -215,13 +244,17 @@ def file_name(name: str) -> str:
 
 
 def _count(batch: ImportBatch, outcomes: list[Outcome]) -> None:
-    totals = {state: sum(outcome.state is state for outcome in outcomes) for state in State}
-    ImportBatch.objects.filter(pk=batch.pk).update(
-        **{state.value: F(state.value) + number for state, number in totals.items()}
-    )
+    totals = {state.value: sum(outcome.state is state for outcome in outcomes) for state in State}
+    if batch.pk is None:
+        for state, number in totals.items():
+            setattr(batch, state, number)
+        batch.save()
+        trail.record("import.open", batch, user=batch.created_by, source=str(batch.source))
+    else:
+        ImportBatch.objects.filter(pk=batch.pk).update(**{state: F(state) + n for state, n in totals.items()})
 
 
-def _record(batch: ImportBatch, outcomes: list[Outcome]) -> None:
+def _record(batch: ImportBatch, outcomes: Iterable[Outcome | rows.Decision]) -> None:
     """One row of the audit trail for each study that the batch added something to."""
     added = {one.instance.series_id for one in outcomes if one.state is State.STORED and one.instance is not None}
     known: set[int] = batch.__dict__.setdefault("recorded_series", set())

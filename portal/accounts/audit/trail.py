@@ -114,29 +114,14 @@ def record(
     window of this length stands for all that would be the same. once: one row for each value, for ever. detail: codes
     and numbers; text with blanks is a ValueError, because it might name somebody.
     """
-    _checked(action, detail)
     now = _occasion.get()
-    request = now.request if now is not None else None
-    if isinstance(user, _Caller):
-        asking: Any = getattr(request, "user", None)
-        user = asking if asking is not None and asking.is_authenticated else None
     if of is not None:
         kind, key = kind or of._meta.label_lower, key or of.pk
         project = project if project is not None else _column(of, "project")
         patient = patient if patient is not None else _column(of, "patient")
-    row = AuditEvent(
-        user_id=user.pk if user is not None else None,
-        token_id=user.token_id if user is not None else None,
-        action=action,
-        object_kind=kind,
-        object_id=str(key)[:64],
-        project_id=project.pk if isinstance(project, Project) else project,
-        patient=patient,
-        address=address or (client_address(request.META) if request is not None else None),
-        request_id=_tie(),
-        outcome=outcome,
-        detail=detail,
-    )
+    row = row_of(action, user=user, address=address, **detail)
+    row.object_kind, row.object_id, row.patient, row.outcome = kind, str(key)[:64], patient, outcome
+    row.project_id = project.pk if isinstance(project, Project) else project
     if seconds or once:
         row.once = _same(row, once or f"{int(time.time()) // seconds}/{seconds}")
     if row.once is not None and _written.holds(row.once):
@@ -151,6 +136,31 @@ def record(
         _written.add(row.once)
     if now is not None:
         now.rows += 1
+
+
+def row_of(
+    action: str,
+    *,
+    user: User | _Caller | None = CALLER,
+    address: str | None = None,
+    **detail: bool | int | float | str | None,
+) -> AuditEvent:
+    """The row of somebody's action as `record` would write it, without its object; for a statement that adds it
+    together with what it tells of (`studies.ingest.prepared`)."""
+    _checked(action, detail)
+    now = _occasion.get()
+    request = now.request if now is not None else None
+    if isinstance(user, _Caller):
+        asking: Any = getattr(request, "user", None)
+        user = asking if asking is not None and asking.is_authenticated else None
+    return AuditEvent(
+        user_id=user.pk if user is not None else None,
+        token_id=user.token_id if user is not None else None,
+        action=action,
+        address=address or (client_address(request.META) if request is not None else None),
+        request_id=_tie(),
+        detail=detail,
+    )
 
 
 def _tie() -> str:

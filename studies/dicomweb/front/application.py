@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.conf import settings
+from django.core.handlers.exception import convert_exception_to_response
 from django.core.handlers.wsgi import WSGIRequest
 from django.db import connections
 from django.http import HttpRequest, HttpResponse
@@ -17,11 +18,13 @@ from django.urls import Resolver404, get_resolver
 from django.utils.cache import patch_vary_headers
 from django.utils.module_loading import import_string
 
-from portal.accounts.models import User
+from portal.accounts.models import Project, User
 from studies.dicomweb import addresses
 from studies.dicomweb.front.frames import ADDRESS, Frames
 from studies.dicomweb.front.identity import Identities
 from studies.dicomweb.front.notices import Notices
+from studies.dicomweb.front.remembered import Remembered
+from studies.dicomweb.scope import writable_projects
 
 SECONDS = 2.0  # how long an identity or a permission is believed when no notice of a change arrives
 PREFIX = "/dicomweb/"
@@ -75,6 +78,10 @@ class Front:
         self._resolver = get_resolver(URLS)
         self._view = self._chain(_view, log=True)
         self._probe = self._chain(_nothing, log=False)
+        # A body that was read cannot be read again, so an error is answered here as Django would.
+        viewed: Any = convert_exception_to_response(_view)
+        self._store: Any = convert_exception_to_response(self._chain(viewed, log=True))
+        self._writable: Remembered[list[Project]] = Remembered(2000, seconds)
         self._origins: dict[tuple[Any, ...], tuple[str, Headers] | None] = {}
         self._checked = threading.local()
 
@@ -89,12 +96,15 @@ class Front:
     def answer(self, environ: dict[str, Any]) -> Answer | None:
         """Status line, headers and body; None where Django answers."""
         path = environ["PATH_INFO"]
-        if not path.startswith(PREFIX) or environ["REQUEST_METHOD"] != "GET" or environ.get("SCRIPT_NAME"):
-            return None
-        if not self._usable:
+        if not path.startswith(PREFIX) or environ.get("SCRIPT_NAME") or not self._usable:
             return None
         try:
-            return self._answer(environ, path)
+            if environ["REQUEST_METHOD"] == "GET":
+                return self._answer(environ, path)
+            # With a cookie, a store must show that it is not forged; Django sees to that.
+            if environ["REQUEST_METHOD"] == "POST" and environ.get("HTTP_AUTHORIZATION"):
+                return self._stored(environ, path)
+            return None
         except Exception as error:  # Django meets the same, and answers as it does
             logger.debug("left to Django: %s", type(error).__name__)
             return None
@@ -130,13 +140,39 @@ class Front:
         request.front_call = (match.func, match.kwargs)  # type: ignore[attr-defined]
         return _sent(self._view(request))
 
-    def _refresh_connection(self, now: float) -> None:
-        """What Django does with its connections at every request; here a query that fails leaves it to Django."""
-        if now >= getattr(self._checked, "until", 0.0):
+    def _stored(self, environ: dict[str, Any], path: str) -> Answer | None:
+        """A STOW-RS request. Nothing of the body is read before it is certain that the answer comes from here."""
+        generation = self.notices.generation()
+        if generation is None:
+            return None
+        self._refresh_connection(time.perf_counter(), generation)
+        try:
+            match = self._resolver.resolve("/" + path[len(PREFIX) :])
+        except Resolver404:
+            return None
+        user = self.identities.of(environ, generation)
+        if user is None:
+            return None
+        key = (user.pk, user.only_project)
+        writable = self._writable.get(key, generation)
+        if writable is None:
+            writable = writable_projects(user)
+            self._writable.put(key, generation, writable)
+        request: Any = _request(environ, user)
+        request.dicomweb_writable = writable
+        request.front_call = (match.func, match.kwargs)
+        return _sent(self._store(request))
+
+    def _refresh_connection(self, now: float, generation: int | None = None) -> None:
+        """What Django does with its connections at every request. A read that fails is left to Django; a store gives
+        `generation`, which also changes when the server went away, because its body cannot be read twice."""
+        seen = getattr(self._checked, "generation", None)
+        if now >= getattr(self._checked, "until", 0.0) or (generation is not None and generation != seen):
             for connection in connections.all(initialized_only=True):
                 if not connection.in_atomic_block:  # only in tests
                     connection.close_if_unusable_or_obsolete()
             self._checked.until = now + _CONNECTION_CHECK_SECONDS
+            self._checked.generation = generation if generation is not None else seen
 
     def _origin(self, environ: dict[str, Any]) -> tuple[str, Headers] | None:
         """The address of the server as the client knows it, and the headers that middleware adds to an answer."""

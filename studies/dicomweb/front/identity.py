@@ -39,13 +39,14 @@ class Identities:
             secret = parse_cookie(environ.get("HTTP_COOKIE", "")).get(settings.SESSION_COOKIE_NAME, "")
             if not secret:
                 return None
-        key = (bool(header), hashlib.sha256(secret.encode("utf-8", "replace")).digest())
+        method = environ["REQUEST_METHOD"]
+        key = (bool(header), method, hashlib.sha256(secret.encode("utf-8", "replace")).digest())
         if generation is not None:
             known = self._known.get(key, generation)
             if known is not None:
                 ends = known.token_expires_at
                 return known if ends is None or ends > timezone.now() else None
-        user = user_of_token(secret, dicomweb=True) if header else self._user_of_session(secret)
+        user = user_of_token(secret, dicomweb=True, method=method) if header else self._user_of_session(secret)
         if user is not None and generation is not None:
             self._known.put(key, generation, user)
         return user

@@ -171,7 +171,7 @@ def blinded(settings, three, alice):
 
     def resolver(request):
         plain = scopes.general_scope(request)
-        return scopes.Scope("/blind", plain.user, plain.studies, plain.series, rewrite=Pseudonyms())
+        return scopes.Scope("/blind", plain.user, plain.visible_studies, plain.visible_series, rewrite=Pseudonyms())
 
     return (path("blind/", include(urls_for(resolver))),)
 
