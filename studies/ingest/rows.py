@@ -127,7 +127,7 @@ def join(
         "given": json.dumps([_values(one) for one in staged], ensure_ascii=False),
         "batch": batch and batch.pk,
         "source": batch.source if batch is not None and batch.pk is None else None,
-        "importer": batch and batch.created_by_id,
+        "by": batch and batch.created_by_id,
         "token": told.token_id,
         "address": told.address,
         "request": told.request_id,
@@ -146,19 +146,24 @@ def join(
 
 
 def _values(one: Staged) -> dict[str, Any]:
-    header = one.header
+    header, instance = one.header, one.header.instance
     return {
-        "study_instance_uid": header.study_instance_uid,
-        "series_instance_uid": header.series_instance_uid,
+        "study_uid": header.study_instance_uid,
+        "series_uid": header.series_instance_uid,
         "patient_id": header.patient["patient_id"],
         "derived": header.derived_object,
-        "sop_instance_uid": header.sop_instance_uid,
-        "sop_class_uid": header.sop_class_uid,
-        "transfer_syntax_uid": header.transfer_syntax_uid,
+        "sop_uid": header.sop_instance_uid,
+        "sop_class": header.sop_class_uid,
+        "syntax": header.transfer_syntax_uid,
+        "number": instance["instance_number"],
+        "rows": instance["rows"],
+        "columns": instance["columns"],
+        "frames": instance["number_of_frames"],
         "file": one.file,
-        "file_size": one.size,
+        "size": one.size,
         "sha256": one.sha256,
-        **header.instance,
+        "frame_table": instance["frame_table"],
+        "header": instance["header"],
     }
 
 

@@ -7,7 +7,8 @@ from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from portal.accounts.models import Role
+from portal.accounts.audit.models import AuditEvent
+from portal.accounts.models import ApiToken, Role
 from portal.accounts.services import issue_token, remove_member, set_role
 from studies.ingest import quarantine, store
 from studies.models import ImportBatch, Instance, Refusal, Study
@@ -28,9 +29,12 @@ def slices(n: int) -> list[bytes]:
     return [factories.part10_bytes(dataset) for dataset in factories.ct_datasets(n)]
 
 
+def token(user):
+    return {"HTTP_AUTHORIZATION": f"Token {issue_token(user=user)}"}
+
+
 def stow(client, user, objects, base="/dicomweb", study="", **headers):
-    if not headers:
-        headers["HTTP_AUTHORIZATION"] = f"Token {issue_token(user=user)}"
+    headers = headers or token(user)
     path = f"{base}/studies{f'/{study}' if study else ''}"
     return client.post(path, body(*objects), KIND, **headers)
 
@@ -59,7 +63,7 @@ def test_the_front_stores_and_answers_as_django_does(front, project, alice, base
 @pytest.mark.django_db(transaction=True)
 def test_an_object_of_a_known_series_costs_two_statements(front, project, alice):  # noqa: F811
     first, *rest = slices(4)
-    header = {"HTTP_AUTHORIZATION": f"Token {issue_token(user=alice)}"}
+    header = token(alice)
     client = FrontClient(front)
     assert stow(client, alice, [first], **header).status_code == 200
     for group in (rest[:1], rest[1:]):
@@ -74,7 +78,7 @@ def test_an_object_of_a_known_series_costs_two_statements(front, project, alice)
 @pytest.mark.django_db(transaction=True)
 def test_whoever_loses_the_right_to_store_loses_it_at_once(front, project, alice):  # noqa: F811
     factories.member(project, Role.MANAGER)
-    header = {"HTTP_AUTHORIZATION": f"Token {issue_token(user=alice)}"}
+    header = token(alice)
     client = FrontClient(front)
     first, second, third = slices(3)
     assert stow(client, alice, [first], **header).status_code == 200
@@ -155,3 +159,24 @@ def test_whoever_may_not_store_fills_no_quarantine(project, client):
     assert answer.status_code in (403, 409)
     assert not Refusal.objects.exists()
     assert not list(store.absolute_path("incoming").iterdir())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_every_store_is_in_the_audit_trail_and_a_token_that_reads_stores_nothing(front, project, alice):  # noqa: F811
+    first, second, third = slices(3)
+    client = FrontClient(front)
+    for data in (first, second):  # a new study, and one that grows
+        assert stow(client, alice, [data], REMOTE_ADDR="192.0.2.7", **token(alice)).status_code == 200
+    found = AuditEvent.objects.filter(action="study.store").order_by("pk")
+    study = Study.objects.get()
+    assert [(row.user, row.object_id, row.patient, row.address) for row in found] == [
+        (alice, str(study.pk), study.patient_id, "192.0.2.7")
+    ] * 2
+    batches = ImportBatch.objects.order_by("pk").values_list("pk", flat=True)
+    assert [row.detail["batch"] for row in found] == list(batches)
+    assert all(row.request_id and row.token_id for row in found)
+    reading = issue_token(user=alice, scope=ApiToken.Scope.DICOMWEB_READ)
+    header = {"HTTP_AUTHORIZATION": f"Token {reading}"}
+    assert client.get("/dicomweb/studies", **header).status_code == 200
+    assert stow(client, alice, [third], **header).status_code == 403
+    assert Instance.objects.count() == 2
