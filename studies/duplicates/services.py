@@ -18,7 +18,7 @@ from studies.dicom import phash
 from studies.dicom.rendering import RenderError, render
 from studies.duplicates.models import Fingerprint, Look, Pair
 from studies.ingest.staging import media
-from studies.models import Origin, Patient, Series, Study
+from studies.models import Instance, Origin, Patient, Series, Study
 
 # Bits of 255. Pictures saved again, scaled, brightened or cut by 1 % differ in fewer, other patients' in more
 # (docs/cohorts.md has the measured distances).
@@ -48,21 +48,28 @@ def compare_pending(project: Project | None = None, *, settled: bool = True, lim
 
 def compare(series: Sequence[Series]) -> int:
     """Fingerprints of these series, and the pairs that they make with all others, whatever the project."""
-    looked = [(one, _hashes(one)) for one in series]
+    frames = _frames(series)
+    looked = [(one, _hashes(frames[one.pk])) for one in series]
     with transaction.atomic():
         with connection.cursor() as cursor:  # one after the other, so that neither misses the other's new series
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         held = {row.pk: row for row in Series.objects.select_for_update().filter(pk__in=[one.pk for one in series])}
         Fingerprint.objects.filter(series__in=held).delete()
-        made = []
+        made, looks = [], []
         for one, hashes in looked:
             if one.pk not in held:
                 continue
-            Look.objects.update_or_create(series=one, defaults={"number_of_instances": one.number_of_instances})
+            looks.append(Look(series=one, number_of_instances=one.number_of_instances))
             made += [
                 Fingerprint(series=one, pictures=len(each) // phash.BYTES, hashes=each)
                 for each in dict.fromkeys(hashes)
             ]
+        Look.objects.bulk_create(
+            looks,
+            update_conflicts=True,
+            unique_fields=["series"],
+            update_fields=["number_of_instances", "looked_at"],
+        )
         Fingerprint.objects.bulk_create(made)
         _pair(made)
     return len(looked)
@@ -99,14 +106,17 @@ def _settle(pair: Pair, state: Pair.State, by: User | None) -> Pair:
     return pair
 
 
-def _hashes(series: Series) -> list[bytes]:
+def _frames(series: Sequence[Series]) -> dict[int, list[tuple[str, int]]]:
+    """Series → (file, number of the frame in it) of each of its frames, in order."""
+    found: dict[int, list[tuple[str, int]]] = {one.pk: [] for one in series}
+    rows = Instance.objects.filter(series__in=found, number_of_frames__gt=0).order_by("instance_number", "pk")
+    for pk, file, n in rows.values_list("series_id", "file", "number_of_frames"):
+        found[pk] += [(file, index) for index in range(n)]
+    return found
+
+
+def _hashes(frames: Sequence[tuple[str, int]]) -> list[bytes]:
     """One entry for each picture that can be compared; of a volume one of three slices."""
-    instances = list(
-        series.instances.filter(number_of_frames__gt=0)
-        .only("pk", "file", "number_of_frames")
-        .order_by("instance_number", "pk")
-    )
-    frames = [(instance.file, index) for instance in instances for index in range(instance.number_of_frames)]
     if len(frames) <= SINGLE_PICTURES:
         found = [_hash(file, index) for file, index in frames]
         return [each for each in found if each is not None]
