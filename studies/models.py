@@ -50,6 +50,9 @@ class StudyQuerySet(models.QuerySet["Study"]):
         return self.filter(project__in=Project.objects.visible_to(user))
 
 
+_NEWEST_FIRST = (models.F("study_date").desc(nulls_last=True), models.F("study_time").desc(), models.F("id").desc())
+
+
 class Study(models.Model):
     project = models.ForeignKey(Project, on_delete=models.PROTECT, related_name="studies")
     patient = models.ForeignKey(Patient, on_delete=models.PROTECT, related_name="studies")
@@ -78,14 +81,9 @@ class Study(models.Model):
         ]
         indexes = [
             models.Index(fields=["study_instance_uid"]),
-            models.Index(fields=["project", "-study_date", "-id"]),
-            # The worklist's order; undated studies come last.
-            models.Index(
-                models.F("study_date").desc(nulls_last=True),
-                models.F("study_time").desc(),
-                models.F("id").desc(),
-                name="study_newest_first",
-            ),
+            # The order of worklists, of all projects and of one; undated studies come last.
+            models.Index(*_NEWEST_FIRST, name="study_newest_first"),
+            models.Index(models.F("project"), *_NEWEST_FIRST, name="study_newest_of_project"),
             GinIndex(name="study_description_trgm", fields=["study_description"], opclasses=["gin_trgm_ops"]),
             GinIndex(name="accession_number_trgm", fields=["accession_number"], opclasses=["gin_trgm_ops"]),
             GinIndex(name="study_modalities", fields=["modalities_in_study"]),

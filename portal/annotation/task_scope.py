@@ -48,7 +48,7 @@ def task_scope(request: HttpRequest, task: int) -> Scope:
         user=user,
         visible_studies=lambda: Study.objects.filter(pk=found.case.study_id),
         visible_series=lambda: visible_series(found),
-        project=found.campaign.project,
+        project=found.campaign.project_id,
         store_target=lambda header: store_target(found, header),
         rewrite=blinding.Blinding(found.case.name) if found.campaign.blinded else None,
         amend=(lambda path: with_identity(found, path)) if found.campaign.blinded else None,

@@ -14,8 +14,8 @@ from studies.dicom.frame_table import frame_bits
 from studies.dicomweb.answers import Payload, of_file
 from studies.dicomweb.negotiation import DICOM, OCTETS
 from studies.dicomweb.problems import Problem, not_found
-from studies.dicomweb.qido import find_series, find_study
 from studies.dicomweb.scope import Scope
+from studies.dicomweb.visible import find_instance, find_series, find_study
 from studies.ingest.staging import media
 from studies.models import Instance
 
@@ -39,20 +39,6 @@ MEDIA_TYPES = {  # PS3.18 table 8.7.3-2 and 8.7.3-5
     "1.2.840.10008.1.2.4.103": "video/mp4",
 }
 NATIVE = frozenset({part10.IMPLICIT_LE, part10.EXPLICIT_LE, part10.EXPLICIT_BE, *part10.DEFLATED})
-
-
-def find_instance(scope: Scope, study: str, series: str, instance: str) -> Instance:
-    """Raises `Problem` 404."""
-    rows = scope.instances.filter(
-        sop_instance_uid=instance,
-        series__series_instance_uid=series,
-        series__study__study_instance_uid=study,
-        series__study__in=scope.studies,
-    ).defer("header")
-    found = rows.order_by("series__study").first()
-    if found is None:
-        raise not_found("instance")
-    return found
 
 
 def instances_below(scope: Scope, study: str, series: str | None, instance: str | None = None) -> QuerySet[Instance]:

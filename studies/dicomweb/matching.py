@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Any
 
 from django.db.models import CharField, Lookup, Q
@@ -17,7 +18,7 @@ from studies.dicomweb.problems import Problem
 RESERVED = frozenset({"limit", "offset", "fuzzymatching", "includefield", "accept", "charset", "orderby"})
 MAX_LIMIT = 10_000
 _TAG = re.compile(r"[0-9A-Fa-f]{8}\Z")
-_DATE = re.compile(r"(\d{8})?(-)?(\d{8})?\Z")
+_DATE = re.compile(r"([0-9]{8})?(-)?([0-9]{8})?\Z")
 _LISTS = frozenset({"UI", "CS", "IS", "US", "UL"})
 
 
@@ -101,7 +102,7 @@ def _count(parameters: QueryDict, name: str) -> int | None:
     text = parameters.get(name, "").strip()
     if not text:
         return None
-    if not text.isdigit() or len(text) > 9:
+    if not (text.isascii() and text.isdigit()) or len(text) > 9:
         raise Problem(400, f"{name} must be a whole number.")
     return int(text)
 
@@ -147,7 +148,7 @@ def as_q(key: Key, column: str, *, fuzzy: bool = False, is_date: bool = False, i
         if is_array:
             condition |= Q(**{f"{column}__contains": [word.upper()]})
         elif key.vr in ("IS", "US", "UL"):
-            if not re.fullmatch(r"-?\d{1,9}", word):
+            if not re.fullmatch(r"-?[0-9]{1,9}", word):
                 raise Problem(400, f"“{word[:50]}” is not a whole number.")
             condition |= Q(**{column: int(word)})
         elif key.vr != "UI" and has_wildcard(word):
@@ -234,7 +235,11 @@ def _value_matches(value: Any, key: Key, fuzzy: bool) -> bool:
     return False
 
 
+@lru_cache(maxsize=200)
 def _regex(value: str) -> re.Pattern[str]:
-    value = re.sub(r"\*+", "*", value)
-    parts = [{"*": ".*", "?": "."}.get(char) or re.escape(char) for char in value]
-    return re.compile("".join(parts), re.IGNORECASE | re.DOTALL)
+    """The pattern of a value with wildcards. What follows a `*` is taken where it first fits, without going back, so
+    that matching takes time in proportion to the text."""
+    first, *others = ("".join("." if char == "?" else re.escape(char) for char in part) for part in value.split("*"))
+    if others:
+        first += "".join(f"(?>.*?{part})" for part in others[:-1] if part) + f".*{others[-1]}"
+    return re.compile(first, re.IGNORECASE | re.DOTALL)

@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from studies.dicom.rendering import RenderError, Window, encode, render
-from studies.dicomweb import answers, locations, transcoding
+from studies.dicomweb import answers, locations, transcoding, visible
 from studies.dicomweb.negotiation import DICOM, accepted
 from studies.dicomweb.problems import Problem, not_found
 from studies.dicomweb.scope import Scope
@@ -44,7 +44,7 @@ def thumbnail(
 
 def _representative(scope: Scope, study: str, series: str | None, instance: str | None) -> Instance:
     if instance is not None and series is not None:
-        return locations.find_instance(scope, study, series, instance)
+        return visible.find_instance(scope, study, series, instance)
     rows = locations.instances_below(scope, study, series).filter(number_of_frames__gt=0).defer("header")
     count = rows.count()
     if not count:
@@ -124,7 +124,7 @@ def wado_uri(request: HttpRequest, scope: Scope) -> HttpResponseBase:
     uids = [query.get(name, "") for name in ("studyUID", "seriesUID", "objectUID")]
     if not all(uids):
         raise Problem(400, "studyUID, seriesUID and objectUID are needed.")
-    found = locations.find_instance(scope, *uids)
+    found = visible.find_instance(scope, *uids)
     default = "image/jpeg" if found.number_of_frames == 1 else DICOM
     kinds = [one.split(";")[0].strip().lower() for one in query.get("contentType", default).split(",")]
     if DICOM in kinds:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from django.http import Http404, HttpRequest
 
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, may, projects_where
+from studies.dicomweb import prepared
 from studies.dicomweb.problems import Problem
 from studies.ingest import rows
 from studies.ingest.header import Header
@@ -51,8 +52,9 @@ class Scope:
     `unreadable_target` says where bytes go that are no object, into the quarantine; None: they are only answered.
     `amend` makes of a received file the bytes to store, for what left this root rewritten; None: as received.
     `base_path` is the path of the root without a closing slash; addresses in answers start with it.
-    `project`: the only one that this root serves.
-    `several_projects`: a study UID may occur more than once, the first one answers.
+    `project`: the key of the only one that this root serves.
+    `projects`: where given, `studies` are those of these projects (their keys) and `series` what
+    `Series.objects.visible_to(user)` gives of them, so that prepared queries may stand for both.
     """
 
     base_path: str
@@ -63,16 +65,25 @@ class Scope:
     unreadable_target: Callable[[], StoreTarget | None] = lambda: None
     rewrite: Rewrite | None = None
     amend: Callable[[Path], bytes] | None = None
-    several_projects: bool = False
-    project: Project | None = None
+    project: int | None = None
+    visible_projects: Callable[[], tuple[int, ...]] | None = None
 
-    @cached_property  # whoever stores needs neither, and making them costs as much as storing
+    @cached_property  # whoever stores needs none of these, and making them costs as much as storing
     def studies(self) -> QuerySet[Study]:
         return self.visible_studies()
 
     @cached_property
     def series(self) -> QuerySet[Series]:
         return self.visible_series()
+
+    @cached_property
+    def projects(self) -> tuple[int, ...] | None:
+        return self.visible_projects() if self.visible_projects is not None else None
+
+    @property
+    def several_projects(self) -> bool:
+        """Whether a study UID may occur more than once; then the first study answers."""
+        return self.projects is not None and len(self.projects) > 1
 
     @property
     def instances(self) -> QuerySet[Instance]:
@@ -130,6 +141,21 @@ class _Storing:
         return StoreTarget(self.writable[0], created_by=self.user) if len(self.writable) == 1 else None
 
 
+def projects_of(user: User) -> dict[str, int]:
+    """The projects that a user may see: slug → key, the oldest first."""
+
+    def build(somebody: User, _: Any) -> QuerySet[Any, Any]:
+        return Project.objects.visible_to(somebody).order_by("pk").values_list("slug", "pk")
+
+    return dict(prepared.rows("projects_of", build, user, ()))
+
+
+def _projects_of(request: HttpRequest) -> dict[str, int]:
+    known: dict[str, int] | None = getattr(request, "dicomweb_projects", None)  # the front has asked already
+    user: Any = request.user
+    return projects_of(user) if known is None else known
+
+
 def general_scope(request: HttpRequest) -> Scope:
     """`/dicomweb/`: everything that the user may see."""
     user: Any = request.user
@@ -141,7 +167,7 @@ def general_scope(request: HttpRequest) -> Scope:
         visible_series=lambda: Series.objects.visible_to(user),
         store_target=storing.target,
         unreadable_target=storing.unreadable_target,
-        several_projects=True,
+        visible_projects=lambda: tuple(_projects_of(request).values()),
     )
 
 
@@ -149,24 +175,29 @@ def project_scope(request: HttpRequest, slug: str) -> Scope:
     """`/dicomweb/projects/<slug>/`: one project."""
     user: Any = request.user
     writable = {project.slug: project for project in getattr(request, "dicomweb_writable", ())}
-    project = writable.get(slug) or Project.objects.visible_to(user).filter(slug=slug).first()
-    if project is None:
+    key = writable[slug].pk if slug in writable else _projects_of(request).get(slug)
+    if key is None:
         raise Http404
+    asked = cache(lambda: Project.objects.get(pk=key))  # once for all objects of a request
+
+    def project() -> Project:
+        return writable.get(slug) or asked()
 
     def allowed() -> bool:
-        return slug in writable or may(user, Action.IMPORT, project)
+        return slug in writable or may(user, Action.IMPORT, project())
 
     def store_target(header: Header) -> StoreTarget:
         if not allowed():
-            raise Problem(403, f"Your role in “{project.slug}” does not allow storing.")
-        return _target(project, header, user)
+            raise Problem(403, f"Your role in “{slug}” does not allow storing.")
+        return _target(project(), header, user)
 
     return Scope(
-        base_path=f"/dicomweb/projects/{project.slug}",
+        base_path=f"/dicomweb/projects/{slug}",
         user=user,
-        visible_studies=lambda: Study.objects.visible_to(user).filter(project=project),
-        visible_series=lambda: Series.objects.visible_to(user).filter(study__project=project),
+        visible_studies=lambda: Study.objects.visible_to(user).filter(project=key),
+        visible_series=lambda: Series.objects.visible_to(user).filter(study__project=key),
         store_target=store_target,
-        unreadable_target=lambda: StoreTarget(project, created_by=user) if allowed() else None,
-        project=project,
+        unreadable_target=lambda: StoreTarget(project(), created_by=user) if allowed() else None,
+        project=key,
+        visible_projects=lambda: (key,),
     )

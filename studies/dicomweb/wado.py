@@ -8,10 +8,9 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from studies.dicom import part10
-from studies.dicomweb import addresses, answers, locations, metadata, transcoding
+from studies.dicomweb import addresses, answers, locations, metadata, transcoding, visible
 from studies.dicomweb.negotiation import DICOM, JSON, OCTETS, MediaRange, accepted, choose, require_json
 from studies.dicomweb.problems import Problem, not_found
-from studies.dicomweb.qido import find_series
 from studies.dicomweb.scope import Scope
 from studies.models import Instance
 
@@ -46,7 +45,7 @@ def retrieve(
 
 def instance_metadata(request: HttpRequest, scope: Scope, study: str, series: str, instance: str) -> HttpResponse:
     require_json(request)
-    found = locations.find_instance(scope, study, series, instance)
+    found = visible.find_instance(scope, study, series, instance)
     header = Instance.objects.values_list("header", flat=True).get(pk=found.pk)
     base = addresses.root(request, scope.base_path)
     address = f"{base}/studies/{study}/series/{series}/instances/{instance}"
@@ -55,7 +54,7 @@ def instance_metadata(request: HttpRequest, scope: Scope, study: str, series: st
 
 def series_metadata(request: HttpRequest, scope: Scope, study: str, series: str) -> HttpResponse:
     require_json(request)
-    return metadata.of_series(request, scope, find_series(scope, study, series), study)
+    return metadata.of_series(request, scope, visible.find_series(scope, study, series), study)
 
 
 def study_metadata(request: HttpRequest, scope: Scope, study: str) -> HttpResponseBase:
@@ -76,7 +75,7 @@ def study_metadata(request: HttpRequest, scope: Scope, study: str) -> HttpRespon
 
 def frames(request: HttpRequest, scope: Scope, study: str, series: str, instance: str, frames: str) -> HttpResponseBase:
     """Frames as stored (`transfer-syntax=*`, or a matching media type), else as uncompressed little-endian bytes."""
-    found = locations.find_instance(scope, study, series, instance)
+    found = visible.find_instance(scope, study, series, instance)
     numbers = locations.frame_numbers(frames, found)
     syntax = found.transfer_syntax_uid
     wanted, as_stored = frame_form(accepted(request), syntax)
@@ -144,7 +143,7 @@ def bulk_data(
     request: HttpRequest, scope: Scope, study: str, series: str, instance: str, path: str
 ) -> HttpResponseBase:
     """One value that the metadata left out."""
-    found = locations.find_instance(scope, study, series, instance)
+    found = visible.find_instance(scope, study, series, instance)
     wanted = choose(request, {OCTETS: True})
     source = locations.path_of(found)
     pixels = path.upper().strip("/") in ("7FE00008", "7FE00009", "7FE00010")

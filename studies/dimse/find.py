@@ -11,7 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from studies.dicom.vr import vr_of
-from studies.dicomweb import qido, results
+from studies.dicomweb import columns as held
+from studies.dicomweb import qido, results, visible
 from studies.dicomweb.matching import Key, Query, matches
 from studies.dicomweb.scope import Scope
 from studies.models import Instance, Patient
@@ -117,8 +118,8 @@ def _late_match(found: dict[str, Any], late: list[Key]) -> bool:
 
 def _patients(scope: Scope, query: Query) -> Iterator[dict[str, Any]]:
     rows: QuerySet[Any] = Patient.objects.filter(pk__in=scope.studies.values("patient"))
-    rows = qido.narrow(rows, query, scope, [(PATIENT, "")])
-    if qido.late_keys(query, scope, PATIENT):
+    rows = held.narrow(rows, query, scope, [(PATIENT, "")])
+    if held.late_keys(query, scope, PATIENT):
         raise BadIdentifier("A key below the level PATIENT was to be matched")
     rows = rows.annotate(n_studies=Count("studies")).order_by("patient_id", "pk")
     for page in _pages(rows):
@@ -136,12 +137,12 @@ def _patients(scope: Scope, query: Query) -> Iterator[dict[str, Any]]:
 
 
 def _studies(scope: Scope, query: Query) -> Iterator[dict[str, Any]]:
-    late = qido.late_keys(query, scope, qido.STUDY)
-    rows = qido.narrow(scope.studies, query, scope, [(qido.STUDY, "")])
-    needs_header = bool(late) or not query.include <= qido.STUDY.keys() | results.STUDY_TAGS
-    for page in _pages(rows.select_related("patient").order_by("-study_date", "-pk")):
+    late = held.late_keys(query, scope, held.STUDY)
+    rows = held.narrow(scope.studies, query, scope, [(held.STUDY, "")])
+    needs_header = bool(late) or not query.include <= held.STUDY.keys() | results.STUDY_TAGS
+    for page in _pages(rows.select_related("patient").order_by(*visible.NEWEST_FIRST)):
         pks = [row.pk for row in page]
-        counts = qido.study_counts(scope, set(pks))
+        counts = visible.study_counts(scope, set(pks))
         headers = qido.headers_of(pks, "series__study", scope) if needs_header else {}
         for row in page:
             found = results.with_fields(results.study(row, "", counts.get(row.pk)), headers.get(row.pk), query, late)
@@ -150,13 +151,13 @@ def _studies(scope: Scope, query: Query) -> Iterator[dict[str, Any]]:
 
 
 def _series(scope: Scope, query: Query) -> Iterator[dict[str, Any]]:
-    columns = qido.SERIES | qido.STUDY
-    late = qido.late_keys(query, scope, columns)
-    rows = qido.narrow(scope.series, query, scope, [(qido.SERIES, ""), (qido.STUDY, "study__")])
+    columns = held.SERIES | held.STUDY
+    late = held.late_keys(query, scope, columns)
+    rows = held.narrow(scope.series, query, scope, [(held.SERIES, ""), (held.STUDY, "study__")])
     needs_header = bool(late) or not query.include <= columns.keys() | results.SERIES_TAGS
     rows = rows.select_related("study__patient").order_by("-study__study_date", "study_id", "series_number", "pk")
     for page in _pages(rows):
-        counts = qido.study_counts(scope, {row.study_id for row in page})
+        counts = visible.study_counts(scope, {row.study_id for row in page})
         headers = qido.headers_of([row.pk for row in page], "series") if needs_header else {}
         for row in page:
             found = results.series(row, "", counts.get(row.study_id))
@@ -171,13 +172,13 @@ def _series(scope: Scope, query: Query) -> Iterator[dict[str, Any]]:
 
 
 def _images(scope: Scope, query: Query) -> Iterator[dict[str, Any]]:
-    columns = qido.INSTANCE | qido.SERIES | qido.STUDY
-    late = qido.late_keys(query, scope, columns)
-    rows = qido.narrow(
+    columns = held.INSTANCE | held.SERIES | held.STUDY
+    late = held.late_keys(query, scope, columns)
+    rows = held.narrow(
         scope.instances,
         query,
         scope,
-        [(qido.INSTANCE, ""), (qido.SERIES, "series__"), (qido.STUDY, "series__study__")],
+        [(held.INSTANCE, ""), (held.SERIES, "series__"), (held.STUDY, "series__study__")],
     )
     rows = rows.select_related("series__study__patient").defer("frame_table")
     rows = rows.order_by("series__series_number", "series_id", "instance_number", "pk")
