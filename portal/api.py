@@ -10,6 +10,7 @@ from inference.prediction.api import PredictionViewSet
 from inference.registry.api import ModelVersionViewSet, ModelViewSet
 from inference.training.api import TrainingRunViewSet
 from portal.annotation.api import CampaignViewSet
+from portal.pacs.api import NodeViewSet
 from portal.trail.api import AuditViewSet
 from studies.api import ImportViewSet, SeriesViewSet, StudyViewSet
 from studies.cohorts.api import CohortViewSet, ReferenceViewSet
@@ -20,6 +21,7 @@ router.register("studies", StudyViewSet, basename="api_study")
 router.register("series", SeriesViewSet, basename="api_series")
 router.register("import", ImportViewSet, basename="api_import")
 router.register("refusals", RefusalViewSet, basename="api_refusal")
+router.register("nodes", NodeViewSet, basename="api_node")
 router.register("cohorts", CohortViewSet, basename="api_cohort")
 router.register("references", ReferenceViewSet, basename="api_reference")
 router.register("jobs", JobViewSet, basename="api_job")

@@ -7,6 +7,7 @@ urlpatterns = [
     path("", include("portal.accounts.urls")),  # login, profile, projects
     path("", include("portal.dashboards.urls")),  # home, evaluation
     path("", include("portal.worklist.urls")),  # studies, patients, upload, cohorts
+    path("", include("portal.pacs.urls")),  # other imaging systems
     path("", include("portal.workbench.urls")),  # models, training, jobs
     path("", include("portal.annotation.urls")),  # campaigns, reading, /dicomweb/tasks/
     path("", include("portal.trail.urls")),  # the audit trail

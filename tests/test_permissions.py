@@ -22,6 +22,7 @@ from portal.accounts.models import ApiToken, Role
 from portal.annotation import campaigns
 from portal.annotation.design import QuestionSpec
 from studies.cohorts import services as cohorts
+from studies.dimse import nodes
 from studies.ingest import store
 from studies.models import ImportBatch, Refusal
 from tests.factories import ProjectFactory, UserFactory, ct_slice, make_ct_series, member, part10_bytes
@@ -133,6 +134,8 @@ def build() -> SimpleNamespace:
     task = campaign.tasks.order_by("position")[0]
     accounts.issue_token(user=users["administrator"], name="theirs")
     refusal = conflict(project, series[0])
+    # Nobody listens there, and a switched off node is not called.
+    node = nodes.create(project, None, name="PACS", ae_title="PACS", host="127.0.0.1", port=9, active=False)
     return SimpleNamespace(
         users=users,
         project=project,
@@ -151,6 +154,8 @@ def build() -> SimpleNamespace:
             "api_import": ImportBatch.objects.filter(project=project).latest("pk").pk,
             "refusal": refusal.pk,
             "api_refusal": refusal.pk,
+            "node_": node.pk,
+            "api_node": node.pk,
             "cohort": cohort.pk,
             "case_remove": cohort.pk,
             "api_cohort": cohort.pk,
@@ -316,6 +321,8 @@ def test_answer(world, route, method, role, answer):
         response = client.post(url, body, content_type=kind)
     elif route == "api_import-list":
         response = client.post(url, world.bodies[route])
+    elif method in ("PATCH", "DELETE"):
+        response = client.generic(method, url, b"{}", content_type="application/json")
     else:
         kind = {"content_type": "application/json"} if route.startswith(("api_", "reading_")) else {}
         response = client.post(url, world.bodies.get(route, {}), **kind)

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 
 from portal.accounts.current import current_project
-from portal.accounts.models import Membership, Project, User
+from portal.accounts.models import Membership, Project, Role, User
 from portal.annotation.models import Campaign, Task
 
 THEMES = tuple(User.Theme.values)
@@ -23,6 +23,7 @@ class Place:
     group: str = ""
     also: tuple[str, ...] = ()  # other route names at which this place is the current one
     more: bool = False  # left out of the bottom bar of a telephone
+    roles: tuple[str, ...] = ()  # in any project; empty: for everybody
 
 
 PLACES = (
@@ -33,6 +34,15 @@ PLACES = (
         "studies",
         "Images",
         ("study", "patient", "upload", "import_batch", "quarantine", "refusal"),
+    ),
+    Place(
+        "PACS",
+        "pacs",
+        "download",
+        "Images",
+        ("node_query", "node_create", "node_edit", "pacs_send"),
+        more=True,
+        roles=(Role.MANAGER, Role.ENGINEER),
     ),
     Place("Cohorts", "cohorts", "cohort", "Images", ("cohort", "cohort_create"), more=True),
     Place("My reading", "my_reading", "reading", "Reading", ("reading_task",)),
@@ -53,7 +63,10 @@ class Frame:
         match = getattr(self.request, "resolver_match", None)
         here = match.url_name if match else ""
         places, group = [], ""
+        roles = {project.role for project in self.projects}
         for place in PLACES:
+            if place.roles and not self.user.is_superuser and not roles & set(place.roles):
+                continue
             places.append(
                 {
                     "label": place.label,

@@ -41,6 +41,7 @@ INSTALLED_APPS = [
     "inference",
     "portal.annotation",
     "portal.worklist",
+    "portal.pacs",
     "portal.viewer",
     "portal.workbench",
     "portal.dashboards",

@@ -17,6 +17,7 @@ SERIES = Subject("studies.Series", "study__project_id", "study__patient_id")
 PATIENT = Subject("studies.Patient", "project_id", "pk")
 REFUSAL = Subject("studies.Refusal", "batch__project_id")
 BATCH = Subject("studies.ImportBatch", "project_id")
+NODE = Subject("dimse.RemoteNode", "project_id")
 COHORT = Subject("cohorts.Cohort", "project_id")
 REFERENCE = Subject("cohorts.ReferenceStandard", "cohort__project_id")
 CAMPAIGN = Subject("annotation.Campaign", "project_id")
@@ -72,6 +73,13 @@ RULES: dict[str, Rule] = {
     "api_refusal-file": Rule("refusal.export", REFUSAL),
     **dict.fromkeys(["refusal_retry", "refusal_keep", "refusal_discard"], Rule("refusal.change", REFUSAL)),
     **dict.fromkeys(["api_refusal-retry", "api_refusal-keep", "api_refusal-discard"], Rule("refusal.change", REFUSAL)),
+    # Other imaging systems; what leaves is recorded for each study where it leaves
+    **dict.fromkeys(["pacs", "api_node-list"], LIST),
+    **dict.fromkeys(["node_query", "api_node-detail", "node_edit"], Rule("node.view", NODE, READ_SECONDS)),
+    "api_node-find": Rule("node.search", NODE),
+    **dict.fromkeys(["node_retrieve", "api_node-retrieve-studies"], Rule("node.retrieve", NODE)),
+    "api_node-send": Rule("node.send", NODE),
+    **dict.fromkeys(["node_echo", "api_node-echo"], Rule("node.test", NODE, READ_SECONDS)),
     # Cohorts
     "cohort": Rule("cohort.view", COHORT, READ_SECONDS),
     "api_cohort-detail": Rule("cohort.view", COHORT, READ_SECONDS),

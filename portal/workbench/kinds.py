@@ -18,6 +18,8 @@ WORDS = {
     "evaluate": "Evaluation",
     "measure_overlaps": "Agreement of readers",
     "publish_consensus": "Consensus",
+    "retrieve": "Retrieval",
+    "send": "Sending",
 }
 
 
@@ -40,7 +42,7 @@ def words_of(task: str) -> str:
 
 def about(job: Job) -> About:
     found = About(lost="What it has done so far is given up.")
-    for tell in (_training, _evaluation, _predictions, _failed_cases):
+    for tell in (_training, _evaluation, _predictions, _transfers, _failed_cases):
         tell(job, found)
     return found
 
@@ -110,6 +112,23 @@ def _predictions(job: Job, found: About) -> None:
     found.results.append(("studies", f"{stored} in the archive", _address("studies")))
     found.kept = f"{stored} in the archive already; running the job again goes on with the others."
     found.lost = f"{stored} already and keep{'s' if count == 1 else ''} {'it' if count == 1 else 'them'}."
+
+
+def _transfers(job: Job, found: About) -> None:
+    kind = job.task.rsplit(".", 1)[-1]
+    if kind not in ("retrieve", "send"):
+        return
+    found.lost = "Studies that came through whole stay; the one under way is given up."
+    if "objects" not in job.result:
+        return
+    objects, whole, studies = (job.result[name] for name in ("objects", "whole", "studies"))
+    came = "stored" if kind == "retrieve" else "sent"
+    found.facts += [
+        ("From" if kind == "retrieve" else "To", job.result["node"], ""),
+        ("Objects", f"{objects} {came}", ""),
+        ("Studies", f"{whole} of {studies} whole", ""),
+    ]
+    found.results.append(("studies", "Open the worklist, newest first", f"{_address('studies')}?sort=-added"))
 
 
 def _failed_cases(job: Job, found: About) -> None:

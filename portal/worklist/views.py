@@ -86,6 +86,7 @@ def study(request: HttpRequest, pk: int) -> HttpResponse:
         "cohorts": history.cohorts_of(user, study),
         "may_run": may(user, Action.RUN, study.project),
         "may_curate": may(user, Action.CURATE, study.project),
+        "may_send": may(user, Action.IMPORT, study.project),
     }
     return render(request, "worklist/study.html", context)
 

@@ -20,5 +20,9 @@ class RemoteRefused(RemoteError):
     """The remote understood and said no."""
 
 
+class Incomplete(RemoteRefused):
+    """Some objects of what was asked for could not be sent; other series may come whole."""
+
+
 class NodeError(RemoteError):
     """A node that cannot be written down like this."""

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +40,11 @@ class Landing:
     def files(self) -> list[Path]:
         return sorted(self.folder.glob("*.part"))
 
-    def clear(self) -> None:
+    def clear(self, keep: Iterable[Path] = ()) -> None:
+        kept = set(keep)
         for path in self.folder.iterdir():
-            path.unlink(missing_ok=True)
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """From here on nothing more can land."""

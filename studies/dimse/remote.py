@@ -1,7 +1,7 @@
 """What we ask of other systems: are you there, what have you got, send it to me, take this.
 
 Each function takes a node of either kind. An attempt that fails because the connection broke or the remote fell silent
-is repeated; what an attempt brought before it failed is thrown away, so a study is there whole or not at all.
+is repeated; what an attempt brought before it failed is thrown away, so a series is there whole or not at all.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
+from functools import partial
 from typing import TypeVar
 
 from django.db.models import QuerySet
 
 from portal.accounts.models import User
 from studies.dimse import landing, objects, receive, scu, trace, web
-from studies.dimse.errors import RemoteError, RemoteRefused, Unreachable
+from studies.dimse.errors import Incomplete, RemoteError, RemoteRefused, Unreachable
 from studies.dimse.models import RemoteNode
 from studies.ingest import store
 from studies.ingest.outcome import Outcome, Refused
@@ -66,6 +67,13 @@ class Found:
     modalities: str = ""
     number_of_instances: str = ""
 
+    @property
+    def day(self) -> date | None:
+        try:
+            return datetime.strptime(self.study_date.strip()[:8], "%Y%m%d").date()
+        except ValueError:
+            return None
+
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
@@ -73,6 +81,7 @@ class Retrieved:
     stored: int
     duplicate: int
     refused: list[Outcome]
+    failed: dict[str, RemoteError] = field(default_factory=dict)  # SeriesInstanceUID → why it did not come
 
 
 @dataclass
@@ -106,8 +115,11 @@ def echo(node: RemoteNode) -> float:
     return time.monotonic() - started
 
 
-def find(node: RemoteNode, wanted: Wanted) -> tuple[list[Found], bool]:
-    """Studies at the remote, at most MAX_FOUND, and whether these are all. Raises RemoteError."""
+def find(node: RemoteNode, wanted: Wanted, *, watched: bool = False) -> tuple[list[Found], bool]:
+    """Studies at the remote, at most MAX_FOUND, and whether these are all. Raises RemoteError.
+
+    With `watched` it tries once, because somebody waits for the answer.
+    """
     keys = {
         "PatientID": wanted.patient_id,
         "PatientName": wanted.patient_name,
@@ -117,7 +129,8 @@ def find(node: RemoteNode, wanted: Wanted) -> tuple[list[Found], bool]:
         "StudyInstanceUID": wanted.study_instance_uid,
     }
     edge = scu if node.is_dimse else web
-    rows = _repeated(node, "find", lambda: edge.find(node, keys, MAX_FOUND + 1))
+    attempt = partial(edge.find, node, keys, MAX_FOUND + 1)
+    rows = attempt() if watched else _repeated(node, "find", attempt)
     found = [
         Found(
             study_instance_uid=row["StudyInstanceUID"],
@@ -140,20 +153,15 @@ def retrieve(
 ) -> Retrieved:
     """Bring a study into the node's project, after all of it has arrived.
 
-    `progress(fraction, text)` is called often and may raise to stop. Raises RemoteError.
+    Where the remote cannot send single objects, the series are asked for one by one; those that do not come whole are
+    in `Retrieved.failed`. `progress(fraction, text)` is called often and may raise to stop. Raises RemoteError.
     """
     with landing.opened(node, study_instance_uid) as place:
-
-        def attempt() -> None:
-            place.clear()
-            if not node.is_dimse:
-                web.retrieve(node, study_instance_uid, place, progress)
-            elif node.retrieve_by == RemoteNode.Retrieve.MOVE:
-                scu.move(node, study_instance_uid, place, progress)
-            else:
-                scu.get(node, study_instance_uid, place, progress)
-
-        _repeated(node, "retrieve", attempt)
+        failed: dict[str, RemoteError] = {}
+        try:
+            _bring(node, study_instance_uid, place, progress)
+        except Incomplete as error:
+            failed = _by_series(node, study_instance_uid, place, progress, error)
         place.close()
         files = place.files()
         if not files:
@@ -171,7 +179,40 @@ def retrieve(
 
         outcomes = list(receive.store_entries(entries(), batch))
     batch.refresh_from_db()
-    return Retrieved(batch, batch.stored, batch.duplicate, [one for one in outcomes if one.refused])
+    return Retrieved(batch, batch.stored, batch.duplicate, [one for one in outcomes if one.refused], failed)
+
+
+def _bring(node: RemoteNode, study: str, place: landing.Landing, progress: Progress, series: str = "") -> None:
+    """A study or series into `place`, whole or not at all; what lies there already stays."""
+    before = place.files()
+    way = web.retrieve if not node.is_dimse else scu.move if node.retrieve_by == RemoteNode.Retrieve.MOVE else scu.get
+
+    def attempt() -> None:
+        place.clear(keep=before)
+        way(node, study, place, progress, series=series)
+
+    try:
+        _repeated(node, "retrieve", attempt)
+    except RemoteError:
+        place.clear(keep=before)
+        raise
+
+
+def _by_series(
+    node: RemoteNode, study: str, place: landing.Landing, progress: Progress, error: RemoteError
+) -> dict[str, RemoteError]:
+    """Each series by itself, so that a bad one does not keep the others away. Raises `error` where none comes."""
+    edge = scu if node.is_dimse else web
+    every = _repeated(node, "find", lambda: edge.find_series(node, study))
+    failed: dict[str, RemoteError] = {}
+    for series in every:
+        try:
+            _bring(node, study, place, progress, series)
+        except RemoteRefused as why:
+            failed[series] = why
+    if len(failed) == len(every):
+        raise error
+    return failed
 
 
 def send(node: RemoteNode, instances: QuerySet[Instance], *, progress: Progress = _nothing) -> Sent:

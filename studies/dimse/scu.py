@@ -13,7 +13,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context, build_role
 
 from studies.dimse import network, objects
-from studies.dimse.errors import RemoteRefused
+from studies.dimse.errors import Incomplete, RemoteRefused
 from studies.dimse.landing import Landing
 from studies.dimse.models import RemoteNode
 from studies.dimse.objects import Outgoing
@@ -23,8 +23,8 @@ RETURNED = (
     "StudyDescription",
     "StudyTime",
     "NumberOfStudyRelatedInstances",
-    "SpecificCharacterSet",
 )
+MAX_SERIES = 1000  # of one study
 Progress = Callable[[float, str], None]
 _PENDING = frozenset({0xFF00, 0xFF01})
 _WARNINGS = frozenset({0xB000, 0xB006, 0xB007})
@@ -63,11 +63,20 @@ def echo(node: RemoteNode) -> None:
 
 def find(node: RemoteNode, keys: dict[str, str], limit: int) -> list[dict[str, str]]:
     """Studies as keyword → text."""
+    return _find(node, "STUDY", dict.fromkeys(RETURNED, "") | keys, limit)
+
+
+def find_series(node: RemoteNode, study_instance_uid: str) -> list[str]:
+    """SeriesInstanceUIDs of a study."""
+    keys = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": "", "SeriesNumber": ""}
+    rows = _find(node, "SERIES", keys, MAX_SERIES)
+    return [row["SeriesInstanceUID"] for row in rows if row.get("SeriesInstanceUID")]
+
+
+def _find(node: RemoteNode, level: str, keys: dict[str, str], limit: int) -> list[dict[str, str]]:
     identifier = Dataset()
     identifier.SpecificCharacterSet = "ISO_IR 192"
-    identifier.QueryRetrieveLevel = "STUDY"
-    for keyword in RETURNED[:-1]:
-        setattr(identifier, keyword, "")
+    identifier.QueryRetrieveLevel = level
     for keyword, value in keys.items():
         setattr(identifier, keyword, value)
     found: list[dict[str, str]] = []
@@ -92,15 +101,17 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _study(study_instance_uid: str) -> Dataset:
+def _wanted(study_instance_uid: str, series_instance_uid: str) -> Dataset:
     identifier = Dataset()
-    identifier.QueryRetrieveLevel = "STUDY"
+    identifier.QueryRetrieveLevel = "SERIES" if series_instance_uid else "STUDY"
     identifier.StudyInstanceUID = study_instance_uid
+    if series_instance_uid:
+        identifier.SeriesInstanceUID = series_instance_uid
     return identifier
 
 
-def get(node: RemoteNode, study_instance_uid: str, place: Landing, progress: Progress) -> None:
-    """C-GET a study into `place`."""
+def get(node: RemoteNode, study: str, place: Landing, progress: Progress, *, series: str = "") -> None:
+    """C-GET a study, or one series of it, into `place`."""
     images = [build_context(uid, syntaxes) for uid in IMAGES for syntaxes in (network.COMPRESSED, network.NATIVE)]
     others = [build_context(uid, network.NATIVE) for uid in OTHERS]
     contexts = [build_context(STUDY_ROOT_GET, network.NATIVE), *images, *others][: network.MAX_CONTEXTS]
@@ -124,21 +135,21 @@ def get(node: RemoteNode, study_instance_uid: str, place: Landing, progress: Pro
     handlers = [(evt.EVT_C_STORE, store)]
     with network.association(node, contexts, handlers=handlers, roles=roles) as assoc:
         _accepted(assoc, STUDY_ROOT_GET, "C-GET")
-        for status, _ in assoc.send_c_get(_study(study_instance_uid), STUDY_ROOT_GET):
+        for status, _ in assoc.send_c_get(_wanted(study, series), STUDY_ROOT_GET):
             if problems:
                 raise problems[0]
             _settle(status, arrived, progress)
 
 
-def move(node: RemoteNode, study_instance_uid: str, place: Landing, progress: Progress) -> None:
-    """C-MOVE a study to our listener, which puts it into `place`."""
-    completed = 0
+def move(node: RemoteNode, study: str, place: Landing, progress: Progress, *, series: str = "") -> None:
+    """C-MOVE a study, or one series of it, to our listener, which puts it into `place`."""
+    completed, before = 0, len(place.files())
     with network.association(node, [build_context(STUDY_ROOT_MOVE, network.NATIVE)]) as assoc:
         _accepted(assoc, STUDY_ROOT_MOVE, "C-MOVE")
-        for status, _ in assoc.send_c_move(_study(study_instance_uid), node.called_ae_title, STUDY_ROOT_MOVE):
+        for status, _ in assoc.send_c_move(_wanted(study, series), node.called_ae_title, STUDY_ROOT_MOVE):
             completed = int(status.get("NumberOfCompletedSuboperations", completed) or 0)
             _settle(status, completed, progress)
-    there = len(place.files())
+    there = len(place.files()) - before
     if there < completed:
         raise RemoteRefused(
             f"The remote says that it sent {completed} objects, and {there} arrived.",
@@ -149,7 +160,7 @@ def move(node: RemoteNode, study_instance_uid: str, place: Landing, progress: Pr
 def _settle(status: Dataset, arrived: int, progress: Progress) -> None:
     """Go on, or end, by the status of one answer to C-GET or C-MOVE."""
     if "Status" not in status:
-        raise network.fell_silent(f"after {arrived} objects; nothing was kept")
+        raise network.fell_silent(f"after {arrived} objects")
     if status.Status in _PENDING:
         remaining = int(status.get("NumberOfRemainingSuboperations", 0) or 0)
         total = arrived + remaining
@@ -157,8 +168,8 @@ def _settle(status: Dataset, arrived: int, progress: Progress) -> None:
         return
     failed = int(status.get("NumberOfFailedSuboperations", 0) or 0)
     if failed:
-        raise RemoteRefused(
-            f"The remote could not send {failed} objects of the study; nothing was kept.",
+        raise Incomplete(
+            f"The remote could not send {failed} object{'' if failed == 1 else 's'}.",
             "It may hold them in a form that it does not convert. Try the other way to retrieve.",
         )
     if status.Status != 0x0000 and status.Status not in _WARNINGS:

@@ -18,7 +18,7 @@ from pydicom.datadict import keyword_for_tag
 from studies.dicomweb import multipart
 from studies.dicomweb.problems import Problem
 from studies.dimse import network
-from studies.dimse.errors import RemoteRefused, Unreachable
+from studies.dimse.errors import Incomplete, RemoteRefused, Unreachable
 from studies.dimse.landing import Landing
 from studies.dimse.models import RemoteNode
 from studies.dimse.objects import Outgoing
@@ -73,7 +73,7 @@ class Answered(RemoteRefused):
 def _broken(error: Exception) -> Unreachable:
     reason = getattr(error, "reason", error)
     if isinstance(reason, TimeoutError):
-        return network.fell_silent("in the middle; nothing was kept")
+        return network.fell_silent("in the middle")
     if isinstance(reason, ssl.SSLError):
         return Unreachable("The remote's certificate cannot be trusted.", "Name its authority in DIMSE_TLS_CA.")
     if isinstance(reason, OSError):
@@ -111,16 +111,29 @@ def _text(element: dict[str, Any]) -> str:
     return "\\".join(str(one.get("Alphabetic", "")) if isinstance(one, dict) else str(one) for one in values)
 
 
-def retrieve(node: RemoteNode, study_instance_uid: str, place: Landing, progress: Progress) -> None:
-    """WADO-RS: the study as stored, part by part to the disk."""
+def find_series(node: RemoteNode, study_instance_uid: str) -> list[str]:
+    """SeriesInstanceUIDs of a study."""
+    rows = _json(node, f"/studies/{study_instance_uid}/series")
+    return [uid for row in rows if (uid := _text(row.get("0020000E", {})))]
+
+
+def retrieve(node: RemoteNode, study: str, place: Landing, progress: Progress, *, series: str = "") -> None:
+    """WADO-RS: a study, or one series of it, as stored, part by part to the disk."""
     accept = f'multipart/related; type="{DICOM}"; transfer-syntax=*'
-    with _open(node, f"/studies/{study_instance_uid}", accept=accept) as answer:
+    path = f"/studies/{study}/series/{series}" if series else f"/studies/{study}"
+    try:
+        opened = _open(node, path, accept=accept)
+    except Answered as answered:
+        if answered.status < 500:
+            raise
+        raise Incomplete(answered.cause, answered.next_step) from None
+    with opened as answer:
         try:
             boundary = multipart.boundary_of(answer.headers.get("Content-Type", ""))
             for number, _ in enumerate(multipart.receive(answer, boundary, place.new_path), 1):
                 progress(0.0, f"{number} objects arrived")
         except Problem:
-            raise Unreachable("The remote's answer was cut short; nothing was kept.", "Try again.") from None
+            raise Unreachable("The remote's answer was cut short.", "Try again.") from None
         except (OSError, http.client.HTTPException) as error:
             raise _broken(error) from None
 

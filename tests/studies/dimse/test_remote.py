@@ -11,6 +11,7 @@ from studies.dimse import nodes, remote
 from studies.dimse.errors import RemoteError, RemoteRefused, Unreachable
 from studies.ingest import store
 from studies.models import ImportBatch, Instance, Study
+from tests.factories import make_ct_series
 from tests.studies.dimse.conftest import free_port
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -83,3 +84,33 @@ def test_a_remote_without_the_study_is_told(pacs_node, pacs):
     with pytest.raises(RemoteRefused, match="sent nothing"):
         remote.retrieve(pacs_node, "1.2.3.4")
     assert ImportBatch.objects.count() == 0
+
+
+def test_a_bad_series_does_not_keep_the_others_away(pacs_node, pacs, dcmtk, files):
+    study = {"StudyInstanceUID": "1.2.3.4.5", "PatientID": "R2"}
+    good = files(3, folder="good", **study)
+    bad = files(2, folder="bad", **study)
+    assert dcmtk("storescu", "-aec", "PACS", "127.0.0.1", pacs.port, *good, *bad).returncode == 0
+    lost = dcmread(bad[1]).SOPInstanceUID
+    next(path for path in pacs.files if dcmread(path).SOPInstanceUID == lost).unlink()
+
+    done = remote.retrieve(pacs_node, "1.2.3.4.5")
+    assert (done.stored, done.refused) == (3, [])
+    assert list(done.failed) == [dcmread(bad[0]).SeriesInstanceUID]
+    assert_stored(good)
+    assert leftovers() == []
+
+
+def test_sending_as_stored_and_what_the_remote_does_not_take(pacs_node, pacs, project):
+    series = make_ct_series(project, 3)
+    told: list[float] = []
+    sent = remote.send(
+        pacs_node, Instance.objects.filter(series=series), progress=lambda fraction, text: told.append(fraction)
+    )
+    assert (sent.sent, sent.failed) == (3, {})
+    assert told[-1] == 1.0
+    held = {dcmread(path).SOPInstanceUID: dcmread(path) for path in pacs.files}
+    for row in series.instances.all():
+        assert held[row.sop_instance_uid] == dcmread(store.absolute_path(row.file))
+    with pytest.raises(RemoteError, match="nothing to send"):
+        remote.send(pacs_node, Instance.objects.none())

@@ -17,7 +17,7 @@ from studies.models import Instance, Origin
 
 
 class Command(BaseCommand):
-    help = "Ask a node (see the page “Remote systems”): echo, find, retrieve or send. NODE is a name, or PROJECT/NAME."
+    help = "Ask a node (see the page “PACS”): echo, find, retrieve or send. NODE is a name, or PROJECT/NAME."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
@@ -64,13 +64,15 @@ class Command(BaseCommand):
             done = remote.retrieve(node, uid)
             for outcome in done.refused:
                 self.stdout.write(f"refused {outcome.sop_instance_uid}: {outcome.code}: {outcome.reason}")
-            refused += len(done.refused)
+            for series, why in done.failed.items():
+                self.stdout.write(f"series {series} did not come: {why}")
+            refused += len(done.refused) + len(done.failed)
             self.stdout.write(
                 f"{uid}: {done.stored} stored, {done.duplicate} already there, {len(done.refused)} refused"
                 f" (import {done.batch.pk})"
             )
         if refused:
-            raise CommandError(f"{refused} objects were refused; see the reasons above.")
+            raise CommandError(f"{refused} objects or series did not come in; see the reasons above.")
 
     def _send(self, node: RemoteNode, options: dict[str, Any]) -> None:
         for uid in options["studies"]:
