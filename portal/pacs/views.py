@@ -80,6 +80,7 @@ def query(request: HttpRequest, pk: int) -> HttpResponse:
             trail.record("node.search", node)
             try:
                 found, complete = remote.find(node, form.wanted(), watched=True)
+                found.sort(key=lambda one: (one.study_date, one.patient_name), reverse=True)
                 held = _held(node, [one.study_instance_uid for one in found])
                 context |= {"rows": [(one, held.get(one.study_instance_uid)) for one in found], "complete": complete}
             except RemoteError as error:
