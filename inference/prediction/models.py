@@ -14,7 +14,14 @@ class PredictionQuerySet(models.QuerySet["Prediction"]):
     def visible_to(self, user: User) -> PredictionQuerySet:
         """Results on images that the user may see; none while a blinded reading of the study is open for the user."""
         seen = self.filter(study__in=Study.objects.visible_to(user), image__in=Series.objects.visible_to(user))
-        return seen.exclude(study__in=Embargo.objects.filter(user_id=user.pk).values("study"))
+        return seen.unblinded_for(user)
+
+    def unblinded_for(self, user: User) -> PredictionQuerySet:
+        """For studies that the user is known to see: without those of which a blinded reading is open for the user.
+
+        Asking whether such a study has a result needs no second look at who may see what.
+        """
+        return self.exclude(study__in=Embargo.objects.filter(user_id=user.pk).values("study"))
 
 
 class Prediction(models.Model):

@@ -155,8 +155,8 @@ class StudyFilter:
         if self.last and not self.since:
             studies = studies.filter(study_date__lte=self.last)
         if self.ai:
-            results = Exists(Prediction.objects.visible_to(user).filter(study=OuterRef("pk")))
-            studies = studies.filter(results if self.ai == "yes" else ~results)
+            with_result = Prediction.objects.unblinded_for(user).order_by().values("study")
+            studies = studies.filter(pk__in=with_result) if self.ai == "yes" else studies.exclude(pk__in=with_result)
         if self.quality:
             # Findings are about images, which everybody sees who sees the study.
             findings = Finding.objects.filter(series__study=OuterRef("pk"))
