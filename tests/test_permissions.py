@@ -164,6 +164,7 @@ def build() -> SimpleNamespace:
             "api_model": version.model_id,
             "version": version.pk,
             "promote": version.pk,
+            "roll_back": version.model_id,
             "api_version": version.pk,
             "api_prediction": prediction.pk,
             "evaluation": evaluation.pk,
@@ -204,6 +205,10 @@ def build() -> SimpleNamespace:
             "evaluate_create": {"project": project.slug},
             "campaign_readers": {"action": "reassign"},
             "api_import-list": {"project": project.slug},
+            "api_model-import-file": {
+                "project": project.slug,
+                "file": SimpleNamespace(name="m.zip", read=lambda: b"PK"),
+            },
             "api_cohort-list": {"project": project.slug, "name": "Other"},
             "api_cohort-add-studies": {"studies": [study.pk]},
             "api_cohort-freeze": {"fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}, "seed": 1},
@@ -319,7 +324,7 @@ def test_answer(world, route, method, role, answer):
         # A task takes SEG and SR only (tests/portal/annotation), so there an empty body asks who is let in.
         body = b"--part--" if route.startswith(OF_TASK) else world.object
         response = client.post(url, body, content_type=kind)
-    elif route == "api_import-list":
+    elif route in ("api_import-list", "api_model-import-file"):
         response = client.post(url, world.bodies[route])
     elif method in ("PATCH", "DELETE"):
         response = client.generic(method, url, b"{}", content_type="application/json")

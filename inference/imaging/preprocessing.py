@@ -110,8 +110,17 @@ def clip_percentile(volume: Volume, *, lower: float, upper: float) -> Volume:
     return volume.like(np.clip(array, np.float32(low), np.float32(high)))
 
 
-def normalise(volume: Volume, *, method: str, region: str) -> Volume:
-    """`zscore`: mean 0 and standard deviation 1; `range`: minimum 0 and maximum 1; over all or the nonzero voxels."""
+def rescale(volume: Volume, *, lower: float, upper: float, to_lower: float, to_upper: float) -> Volume:
+    """The straight line that takes `lower` to `to_lower` and `upper` to `to_upper`; nothing is clipped."""
+    slope = (to_upper - to_lower) / (upper - lower)
+    return volume.like((volume.array.astype(np.float32) - np.float32(lower)) * np.float32(slope) + np.float32(to_lower))
+
+
+def normalise(volume: Volume, *, method: str, region: str, zeros: str = "change") -> Volume:
+    """`zscore`: mean 0 and standard deviation 1; `range`: minimum 0 and maximum 1; over all or the nonzero voxels.
+
+    zeros: `change` like every voxel, or `keep`.
+    """
     array = volume.array.astype(np.float32)
     values = array[array != 0] if region == "nonzero" else array
     if values.size == 0 or float(values.max()) == float(values.min()):
@@ -123,7 +132,8 @@ def normalise(volume: Volume, *, method: str, region: str) -> Volume:
         centre, scale = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     else:
         centre, scale = float(values.min()), float(values.max()) - float(values.min())
-    return volume.like((array - np.float32(centre)) / np.float32(scale))
+    made = (array - np.float32(centre)) / np.float32(scale)
+    return volume.like(np.where(array == 0, np.float32(0), made) if zeros == "keep" else made)
 
 
 @dataclass(frozen=True)
@@ -164,11 +174,23 @@ OPERATORS: dict[str, Operator] = {
         summary="Clip to percentiles of the image",
         also=_ordered,
     ),
+    "rescale": Operator(
+        rescale,
+        {
+            "lower": Setting("number"),
+            "upper": Setting("number"),
+            "to_lower": Setting("number", 0.0),
+            "to_upper": Setting("number", 1.0),
+        },
+        summary="Bring a fixed range of values to another one",
+        also=_ordered,
+    ),
     "normalise": Operator(
         normalise,
         {
             "method": Setting("choice", "zscore", ("zscore", "range")),
             "region": Setting("choice", "all", ("all", "nonzero")),
+            "zeros": Setting("choice", "change", ("change", "keep")),
         },
         summary="Bring values to a common scale",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,17 @@ def slicewise(network: nn.Module, images: Tensor, dimensions: int) -> Tensor:
     return found.unflatten(0, (images.shape[0], images.shape[2])).transpose(1, 2)
 
 
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's weights lie; the CPU for a network without any of its own (an ONNX model)."""
+    found = next(itertools.chain(network.parameters(), network.buffers()), None)
+    return torch.device("cpu") if found is None else found.device
+
+
+def turn(images: Tensor) -> Tensor:
+    """[batch, channel, z, y, x] ↔ [batch, channel, x, y, z]."""
+    return images.transpose(-1, -3).contiguous()
+
+
 def probabilities(
     network: nn.Module, image: Tensor, settings: Mapping[str, Any], *, tick: Callable[[], None] | None = None
 ) -> Tensor:
@@ -30,12 +42,13 @@ def probabilities(
 
     settings: the manifest's `inference`: `window` (z, y, x) voxels, z = 1 for networks in 2-D; `overlap` 0–1; `mirror`:
     axes whose mirror images are averaged; `shifts`: 0–4 one-voxel shifts that are averaged as well, since a network
-    whose first layer skips every other voxel sees another image then. Windows are blended with a Gaussian; an image
-    smaller than the window is padded by its edge values.
+    whose first layer skips every other voxel sees another image then; `axes` "xyz" where the network wants its spatial
+    axes in that order. Windows are blended with a Gaussian; an image smaller than the window is padded by its edge values.
     tick: called before every window, so that long work can be stopped.
     """
-    device = next(network.parameters()).device
+    device = device_of(network)
     dimensions = 2 if settings["window"][0] == 1 else 3
+    turned = settings.get("axes", "zyx") == "xyz"
     batch = image[None].to(device)
     mirrors: list[tuple[int, ...]] = [()]
     for axis in settings.get("mirror", ()):
@@ -47,7 +60,8 @@ def probabilities(
         total: Tensor | None = None
         for axes in mirrors:
             flipped = torch.flip(window, axes) if axes else window
-            share = torch.softmax(slicewise(network, flipped, dimensions).float(), dim=1)
+            logits = turn(network(turn(flipped))) if turned else slicewise(network, flipped, dimensions)
+            share = torch.softmax(logits.float(), dim=1)
             share = torch.flip(share, axes) if axes else share
             total = share if total is None else total + share
         assert total is not None

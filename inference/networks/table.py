@@ -8,6 +8,7 @@ parameters it takes, in how many dimensions it exists and by what the spatial si
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -328,6 +329,10 @@ NETWORKS: dict[str, Network] = {
 }
 
 
+# Networks of MONAI by the name of their class, with its own arguments: for weights that were trained elsewhere.
+MONAI = re.compile(r"monai\.([A-Z][A-Za-z0-9]{1,40})")
+
+
 def named(task: str) -> list[str]:
     """Names of the networks for a task."""
     return [name for name, network in NETWORKS.items() if network.task == task]
@@ -335,6 +340,8 @@ def named(task: str) -> list[str]:
 
 def check(name: Any, parameters: Any) -> Parameters:
     """The parameters with every default written out. Raises `NetworkError` that says what is wrong and allowed."""
+    if isinstance(name, str) and MONAI.fullmatch(name):
+        return dict(parameters)
     if name not in NETWORKS:
         raise NetworkError(f"There is no network {name!r}.", f"Choose from: {', '.join(NETWORKS)}.")
     network = NETWORKS[name]
@@ -386,6 +393,8 @@ def _numbers(item: Any, whole: Callable[[Any], bool]) -> bool:
 def build(name: str, *, dimensions: int, in_channels: int, out_channels: int, parameters: Parameters) -> nn.Module:
     """The network with fresh weights (torch's random state decides them). Raises `NetworkError`."""
     checked = check(name, parameters)
+    if match := MONAI.fullmatch(name):
+        return _monai(match[1], checked)
     network = NETWORKS[name]
     if dimensions not in network.dimensions:
         allowed = " or ".join(str(n) for n in network.dimensions)
@@ -394,11 +403,26 @@ def build(name: str, *, dimensions: int, in_channels: int, out_channels: int, pa
 
 
 def divisor(name: str, parameters: Parameters) -> int:
-    """What every spatial size may be a multiple of to fit on all axes."""
-    return max(divisors(name, parameters, 3))
+    """What every spatial size may be a multiple of to fit on all axes; 1 where only the network itself knows."""
+    return 1 if MONAI.fullmatch(name) else max(divisors(name, parameters, 3))
 
 
 def divisors(name: str, parameters: Parameters, dimensions: int) -> list[int]:
     """What the spatial sizes must be multiples of, axis by axis."""
     found = NETWORKS[name].divisor(check(name, parameters))
     return found if isinstance(found, list) else [found] * dimensions
+
+
+def _monai(name: str, arguments: Parameters) -> nn.Module:
+    from monai.networks import nets
+    from torch import nn
+
+    found = getattr(nets, name, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise NetworkError(f"MONAI has no network {name!r}.", "Give a class of monai.networks.nets.")
+    try:
+        return found(**arguments)
+    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        raise NetworkError(
+            f"MONAI's {name} does not take these arguments: {error}.", "Give the arguments that it was trained with."
+        ) from error

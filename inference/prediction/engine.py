@@ -15,6 +15,7 @@ from torch import nn
 from inference.errors import PredictionError
 from inference.imaging import preprocessing
 from inference.networks.sliding_window import probabilities
+from inference.registry import programs
 from inference.registry.bundle import Bundle
 from inference.training.fit import use_all_cores
 from studies.dicom.volume import Volume
@@ -97,7 +98,8 @@ def load(bundle: Bundle) -> LoadedModel:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     use_all_cores()
     network = bundle.network().to(device)
-    if bundle.manifest["network"]["dimensions"] == 3:
+    spec = bundle.manifest["network"]
+    if spec["dimensions"] == 3 and spec["name"] not in programs.FILES:
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return LoadedModel(bundle, network, device)
 

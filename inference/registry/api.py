@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins, serializers, viewsets
 from rest_framework.decorators import action
+from rest_framework.parsers import MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from inference.registry import services
+from inference.jobs.api import JobSerializer
+from inference.registry import history, importing, services
 from inference.registry.models import Model, ModelVersion, Promotion, Stage
-from inference.rest import need, refusals, user_of
+from inference.rest import find_project, need, refusals, user_of
 from portal.accounts.permissions import Action
 
 
@@ -47,6 +49,26 @@ class PromoteSerializer(serializers.Serializer):
     reason = serializers.CharField(max_length=2000)
 
 
+class ImportModelSerializer(serializers.Serializer):
+    project: serializers.CharField = serializers.CharField(help_text="Slug")
+    file = serializers.FileField(help_text="Bundle as zip, or .ts, .pt2, .onnx, .safetensors, .pt with a manifest")
+    name = serializers.CharField(required=False, max_length=80, default="")
+    manifest = serializers.CharField(required=False, default="", help_text="JSON text, see docs/bundle.md")
+
+
+class ServiceSerializer(serializers.Serializer):
+    """A time in production and the decisions that began and ended it."""
+
+    model = serializers.CharField(source="version.model.name")
+    version = serializers.IntegerField(source="version.pk")
+    number = serializers.IntegerField(source="version.number")
+    digest = serializers.CharField(source="version.digest")
+    since = serializers.DateTimeField()
+    until = serializers.DateTimeField(allow_null=True)
+    by = serializers.CharField(source="began.by.username")
+    reason = serializers.CharField(source="began.reason")
+
+
 class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
     serializer_class = ModelSerializer
     queryset = Model.objects.none()
@@ -57,6 +79,38 @@ class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
         if slug := self.request.query_params.get("project"):
             models = models.filter(project__slug=slug)
         return models.order_by("name", "pk")
+
+    @extend_schema(request={"multipart/form-data": ImportModelSerializer}, responses={201: JobSerializer})
+    @action(detail=False, methods=["post"], url_path="import", parser_classes=[MultiPartParser])
+    def import_file(self, request: Request) -> Response:
+        """Import a model that was trained elsewhere; the answer is the job that does it."""
+        asked = ImportModelSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        values = asked.validated_data
+        project = find_project(request, values["project"])
+        need(request, Action.RUN, project)
+        with refusals():
+            job = importing.start(
+                values["file"],
+                values["file"].name,
+                project=project,
+                name=values["name"],
+                manifest=values["manifest"],
+                by=user_of(request),
+            )
+        return Response(JobSerializer(job).data, status=201)
+
+    @extend_schema(
+        parameters=[OpenApiParameter("project", str), OpenApiParameter("on", str, description="Date or date and time")],
+        responses=ServiceSerializer(many=True),
+    )
+    @action(detail=False, pagination_class=None)
+    def production(self, request: Request) -> Response:
+        """What was in production on a day (`?on=`, its end; now where left out), by whose decision."""
+        with refusals():
+            moment = history.moment_of(request.query_params.get("on", ""))
+        found = history.in_production(self.get_queryset(), moment)
+        return Response(ServiceSerializer(found, many=True).data)
 
 
 class ModelVersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):

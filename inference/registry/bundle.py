@@ -1,8 +1,8 @@
-"""The folder of a model version: `manifest.json` and `weights.safetensors`.
+"""The folder of a model version: `manifest.json` and the weights.
 
 The manifest says all that running the model needs: task, inputs, preprocessing, network, labels, output and sliding
-window, and where the model came from. `docs/bundle.md` describes every key. Weights are safetensors only: a pickle
-executes code when it is opened.
+window, and where the model came from. `docs/bundle.md` describes every key. Weights of a named network are safetensors;
+a network may also come as a program with its weights (`programs`). A pickle is refused: it executes code when opened.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from inference.errors import BundleError, NetworkError, PreprocessingError
 from inference.imaging import preprocessing
 from inference.networks import table
+from inference.registry import programs
+from inference.registry.state_dict import read_safetensors
 
 if TYPE_CHECKING:  # torch takes seconds to load; pages that read a manifest do without
     from torch import Tensor, nn
@@ -30,6 +30,7 @@ FORMAT = "readroom-bundle/1"
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".npy", ".joblib")
 TASKS = ("segmentation",)
+AXES = ("zyx", "xyz")  # the order of the spatial axes of what the network sees
 
 Manifest = dict[str, Any]
 
@@ -47,6 +48,8 @@ class Bundle:
     def network(self) -> nn.Module:
         """The network with its weights, on the CPU, in evaluation mode. Raises `BundleError`."""
         spec = self.manifest["network"]
+        if spec["name"] in programs.FILES:
+            return programs.load(spec["name"], self.folder / weights_file(self.manifest))
         module = table.build(
             spec["name"],
             dimensions=spec["dimensions"],
@@ -54,7 +57,7 @@ class Bundle:
             out_channels=len(self.labels) + 1,
             parameters=spec["parameters"],
         )
-        weights = _load_weights(self.folder / WEIGHTS)
+        weights = read_safetensors(self.folder / WEIGHTS)
         expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
         found = {key: tuple(value.shape) for key, value in weights.items()}
         if expected != found:
@@ -68,10 +71,16 @@ class Bundle:
         return module.eval()
 
 
-def write(folder: Path, manifest: Manifest, weights: Mapping[str, Tensor]) -> Bundle:
+def weights_file(manifest: Manifest) -> str:
+    """The name of the file with the weights."""
+    return programs.FILES.get(manifest["network"]["name"], WEIGHTS)
+
+
+def write(folder: Path, manifest: Manifest, weights: Mapping[str, Tensor] | Path) -> Bundle:
     """Write a new bundle in one step: the folder appears complete and synced, or not at all.
 
-    Raises `BundleError` where the manifest is wrong or the folder is there already.
+    weights: the state dictionary, or the file of a program, which is copied. Raises `BundleError` where the manifest is
+    wrong or the folder is there already.
     """
     from safetensors.torch import save_file
 
@@ -82,9 +91,13 @@ def write(folder: Path, manifest: Manifest, weights: Mapping[str, Tensor]) -> Bu
     made = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     try:
         (made / MANIFEST).write_text(json.dumps(checked, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, made / WEIGHTS)
-        for name in (MANIFEST, WEIGHTS):
-            _sync(made / name)
+        file = made / weights_file(checked)
+        if isinstance(weights, Path):
+            shutil.copyfile(weights, file)
+        else:
+            save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, file)
+        for path in (made / MANIFEST, file):
+            _sync(path)
         made.chmod(0o755)
         made.rename(folder)
         _sync(folder.parent)
@@ -105,20 +118,25 @@ def read(folder: Path, *, digest: str = "") -> Bundle:
                 f"{path.name} may be a pickle, which can run any code when it is opened.",
                 "Convert the weights: safetensors.torch.save_file(state_dict, 'weights.safetensors').",
             )
-    for name in (MANIFEST, WEIGHTS):
-        if not (folder / name).is_file():
-            raise BundleError(f"The bundle has no {name}.", "Export the model again; docs/bundle.md lists the files.")
+    if not (folder / MANIFEST).is_file():
+        raise _lacks(MANIFEST)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = check_manifest(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (ValueError, UnicodeDecodeError) as error:
         raise BundleError(f"{MANIFEST} is not JSON: {error}.", "Export the model again.") from error
+    if not (folder / weights_file(manifest)).is_file():
+        raise _lacks(weights_file(manifest))
     found = digest_of(folder)
     if digest and found != digest:
         raise BundleError(
             "The model's files are not the ones that were registered (their digest differs).",
             "Restore them from the backup, or register what is there now as a new version.",
         )
-    return Bundle(folder, check_manifest(manifest), found)
+    return Bundle(folder, manifest, found)
+
+
+def _lacks(name: str) -> BundleError:
+    return BundleError(f"The bundle has no {name}.", "Export the model again; docs/bundle.md lists the files.")
 
 
 def digest_of(folder: Path) -> str:
@@ -146,10 +164,13 @@ def check_manifest(manifest: Any) -> Manifest:
     window = manifest["inference"].get("window")
     if not isinstance(window, list) or not all(isinstance(n, int) and n > 0 for n in window):
         raise BundleError("inference.window must be whole numbers of voxels (z, y, x).", "See docs/bundle.md.")
+    if manifest["inference"].get("axes", "zyx") not in AXES:
+        raise BundleError("inference.axes must be zyx or xyz.", "See docs/bundle.md.")
     network = manifest["network"]
     try:
         steps = preprocessing.check(manifest.get("preprocessing", []))
-        parameters = table.check(network.get("name"), network.get("parameters", {}))
+        is_program = network.get("name") in programs.FILES
+        parameters = {} if is_program else table.check(network.get("name"), network.get("parameters", {}))
     except (PreprocessingError, NetworkError) as error:
         raise BundleError(f"The manifest is wrong. {error.cause}", error.next_step) from error
     return {
@@ -157,18 +178,6 @@ def check_manifest(manifest: Any) -> Manifest:
         "preprocessing": steps,
         "network": {**network, "dimensions": network.get("dimensions", 3), "parameters": parameters},
     }
-
-
-def _load_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise BundleError(
-            f"{path.name} cannot be read as safetensors ({type(error).__name__}).",
-            "The file is damaged or of another kind. Restore it, or convert the weights to safetensors.",
-        ) from error
 
 
 def _sync(path: Path) -> None:

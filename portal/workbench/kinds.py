@@ -14,6 +14,7 @@ from studies.cohorts.models import Case, Split
 
 WORDS = {
     "train": "Training",
+    "import_model": "Model import",
     "predict": "Model run",
     "evaluate": "Evaluation",
     "measure_overlaps": "Agreement of readers",
@@ -42,9 +43,15 @@ def words_of(task: str) -> str:
 
 def about(job: Job) -> About:
     found = About(lost="What it has done so far is given up.")
-    for tell in (_training, _evaluation, _predictions, _transfers, _failed_cases):
+    for tell in (_training, _imported_model, _evaluation, _predictions, _transfers, _failed_cases):
         tell(job, found)
     return found
+
+
+def _imported_model(job: Job, found: About) -> None:
+    if job.kind == "import_model" and (pk := job.result.get("version")):
+        text = f"Version {job.result['model']} {job.result['number']}"
+        found.results.append(("model", text, reverse("version", args=[pk])))
 
 
 def _training(job: Job, found: About) -> None:

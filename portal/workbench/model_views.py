@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from inference.errors import StageError
 from inference.evaluation.models import Evaluation
 from inference.prediction.models import Prediction
-from inference.registry import services
+from inference.registry import history, services
 from inference.registry.models import TRANSITIONS, Model, ModelVersion, Promotion, Stage
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
@@ -76,6 +76,8 @@ def model(request: HttpRequest, pk: int) -> HttpResponse:
         "in_production": next((version for version in versions if version.stage == Stage.PRODUCTION), None),
         "promotions": Promotion.objects.filter(version__model=found).select_related("version", "by")[:30],
         "may_run": may(request.user, Action.RUN, found.project),
+        "may_manage": may(request.user, Action.MANAGE, found.project),
+        "before": history.before_this(found),
         "predictions": Prediction.objects.visible_to(request.user).filter(version__model=found).count(),
     }
     return render(request, "workbench/model.html", context)

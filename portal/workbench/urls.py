@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, URLResolver, path
 
-from portal.workbench import job_views, model_views, run_views, training_views
+from portal.workbench import job_views, model_views, registry_views, run_views, training_views
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/", job_views.jobs, name="jobs"),
@@ -11,6 +11,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/<int:pk>/cancel/", job_views.job_cancel, name="job_cancel"),
     path("jobs/<int:pk>/retry/", job_views.job_retry, name="job_retry"),
     path("models/", model_views.models, name="models"),
+    path("models/import/", registry_views.model_import, name="model_import"),
+    path("models/production/", registry_views.production, name="production"),
+    path("models/<int:pk>/roll-back/", registry_views.roll_back, name="roll_back"),
     path("models/<int:pk>/", model_views.model, name="model"),
     path("models/versions/<int:pk>/", model_views.version, name="version"),
     path("models/versions/<int:pk>/promote/", model_views.promote, name="promote"),

@@ -1,11 +1,12 @@
 """Every page of the portal in a real browser: accessible, nothing clipped, no error in its scripts.
 
 The pages are those of docs/permissions.md, so a new page is looked at without a line here. axe-core judges WCAG 2.1 AA,
-contrast included, in the dark and the light theme.
+contrast included, in the dark and the light theme. With `SCREENSHOTS=folder` each page is also kept as a picture.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,6 +79,8 @@ def test_every_page_is_accessible_and_fits(sign_in, theme, width):
         found = errors + page.evaluate(VIOLATIONS) + [f"sticks out: {name}" for name in page.evaluate(OVERFLOW)]
         wrong += [f"{route}: {line}" for line in found]
         errors.clear()
+        if folder := os.environ.get("SCREENSHOTS"):
+            page.screenshot(path=Path(folder) / f"{route}-{theme}-{width}.png", full_page=True)
         seen += 1
     assert seen > 25
     assert not wrong, "\n".join(wrong)

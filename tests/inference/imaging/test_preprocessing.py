@@ -183,6 +183,6 @@ def test_check_writes_defaults_out_and_is_idempotent():
     steps = p.check([{"name": "resample", "spacing": [0, 1, 1]}, {"name": "normalise"}])
     assert steps == [
         {"name": "resample", "spacing": [None, 1.0, 1.0]},
-        {"name": "normalise", "method": "zscore", "region": "all"},
+        {"name": "normalise", "method": "zscore", "region": "all", "zeros": "change"},
     ]
     assert p.check(steps) == steps

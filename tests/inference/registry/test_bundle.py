@@ -42,7 +42,9 @@ def test_what_is_written_comes_back_and_computes_the_same(tmp_path):
     image = torch.randn(1, 1, 8, 8, 8)
     with torch.no_grad():
         assert torch.equal(opened.network()(image), original(image))
-    assert opened.manifest["preprocessing"] == [{"name": "normalise", "method": "zscore", "region": "all"}]
+    assert opened.manifest["preprocessing"] == [
+        {"name": "normalise", "method": "zscore", "region": "all", "zeros": "change"}
+    ]
 
 
 def test_a_version_is_never_overwritten(tmp_path):

@@ -1,0 +1,105 @@
+"""Models from elsewhere, what was in production when, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from inference.errors import InferenceError, StageError
+from inference.registry import history, importing
+from inference.registry.models import Model
+from portal.accounts.current import current_project
+from portal.accounts.models import Project, User
+from portal.accounts.permissions import Action, may, projects_where
+
+
+class ImportForm(forms.Form):
+    project = forms.ModelChoiceField(Project.objects.none(), to_field_name="slug", empty_label=None)
+    file = forms.FileField(
+        label="Model",
+        help_text="A MONAI bundle or a bundle of this portal as zip; or .ts, .pt2, .onnx, .safetensors, .pt with a "
+        "manifest.",
+    )
+    name = forms.CharField(
+        max_length=80,
+        required=False,
+        help_text="The bundle's own where left empty. A known name gets its next version.",
+    )
+    manifest = forms.CharField(
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 8, "class": "mono", "spellcheck": "false"}),
+        help_text="JSON: what a single file does not say about itself: inputs, preprocessing, labels, sliding window.",
+    )
+
+    def __init__(self, *arguments: Any, user: User, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.fields["project"].queryset = projects_where(user, Action.RUN).order_by("name")  # type: ignore[attr-defined]
+
+
+@require_http_methods(["GET", "POST"])
+def model_import(request: HttpRequest) -> HttpResponse:
+    """A file and, for what is no bundle, its manifest; a job reads it, tries it out and registers the version."""
+    if not projects_where(request.user, Action.RUN).exists():
+        raise PermissionDenied
+    current = current_project(request)
+    form = ImportForm(
+        request.POST or None, request.FILES or None, user=request.user,
+        initial={"project": current.slug if current else None},
+    )  # fmt: skip
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        try:
+            job = importing.start(
+                data["file"], data["file"].name, project=data["project"], name=data["name"],
+                manifest=data["manifest"], by=request.user,
+            )  # fmt: skip
+        except InferenceError as error:
+            form.add_error("manifest" if "anifest" in error.cause else "file", f"{error.cause} {error.next_step}")
+        else:
+            return redirect("job", pk=job.pk)
+    status = 422 if request.method == "POST" else 200
+    return render(request, "workbench/model_import.html", {"form": form}, status=status)
+
+
+@require_GET
+def production(request: HttpRequest) -> HttpResponse:
+    """`?on=` a day: what was in production at its end (today: now), and every time in production around it."""
+    models = Model.objects.visible_to(request.user)
+    if project := current_project(request):
+        models = models.filter(project=project)
+    asked, problem = request.GET.get("on", ""), ""
+    try:
+        moment = history.moment_of(asked)
+    except StageError as error:
+        moment, problem = timezone.now(), f"{error.cause} {error.next_step}"
+    rows = history.services_of(models)
+    context = {
+        "on": timezone.localdate(moment),
+        "problem": problem,
+        "present": [row for row in rows if row.covers(moment)],
+        "rows": rows[:200],
+        "several_projects": project is None,
+    }
+    return render(request, "workbench/production.html", context)
+
+
+@require_POST
+def roll_back(request: HttpRequest, pk: int) -> HttpResponse:
+    """Put the version that was in production before back there. For managers."""
+    model = get_object_or_404(Model.objects.visible_to(request.user).select_related("project"), pk=pk)
+    if not may(request.user, Action.MANAGE, model.project):
+        raise PermissionDenied
+    try:
+        version = history.roll_back(model, reason=request.POST.get("reason", ""), by=request.user)
+    except StageError as error:
+        messages.error(request, f"{error.cause} {error.next_step}")
+    else:
+        messages.success(request, f"{version} is in production again.")
+    return redirect("model", pk=pk)
