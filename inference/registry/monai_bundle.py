@@ -234,7 +234,7 @@ def _range(t: dict[str, Any]) -> list[Step]:
 def _percentiles(t: dict[str, Any]) -> list[Step]:
     if not t.get("clip") or t.get("relative"):
         raise BundleError("ScaleIntensityRangePercentilesd is known with clip and without relative.", "Change it.")
-    steps = [{"name": "clip_percentile", "lower": float(t["lower"]), "upper": float(t["upper"])},
+    steps: list[Step] = [{"name": "clip_percentile", "lower": float(t["lower"]), "upper": float(t["upper"])},
              {"name": "normalise", "method": "range"}]  # fmt: skip
     return steps + _unit_range(float(t["b_min"]), float(t["b_max"]))
 

@@ -34,7 +34,7 @@ def create_model(*, project: Project, name: str, task: str, by: User | None, des
 
 
 def register_version(
-    model: Model, manifest: bundle.Manifest, weights: Mapping[str, Tensor], *, by: User | None
+    model: Model, manifest: bundle.Manifest, weights: Mapping[str, Tensor] | Path, *, by: User | None
 ) -> ModelVersion:
     """Write the bundle and register it as the model's next version, as a candidate.
 
