@@ -43,7 +43,8 @@ def probabilities(
     settings: the manifest's `inference`: `window` (z, y, x) voxels, z = 1 for networks in 2-D; `overlap` 0–1; `mirror`:
     axes whose mirror images are averaged; `shifts`: 0–4 one-voxel shifts that are averaged as well, since a network
     whose first layer skips every other voxel sees another image then; `axes` "xyz" where the network wants its spatial
-    axes in that order. Windows are blended with a Gaussian; an image smaller than the window is padded by its edge values.
+    axes in that order. Windows are blended with a Gaussian; an image smaller than the window is padded by its edge
+    values.
     tick: called before every window, so that long work can be stopped.
     """
     device = device_of(network)

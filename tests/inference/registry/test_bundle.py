@@ -117,7 +117,7 @@ def test_a_missing_file_is_named(tmp_path, name):
         ({"labels": []}, "lacks 'labels'"),
         ({"labels": [{"number": 2, "name": "Ball"}]}, "numbers 1, 2"),
         ({"inference": {"window": "large"}}, "inference.window"),
-        ({"network": {"name": "vit"}}, "no network 'vit'"),
+        ({"network": {"name": "telepathy"}}, "no network 'telepathy'"),
         ({"preprocessing": [{"name": "blur"}]}, "no step 'blur'"),
     ],
 )
