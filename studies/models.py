@@ -214,17 +214,23 @@ class ImportBatchQuerySet(models.QuerySet["ImportBatch"]):
     def visible_to(self, user: User) -> ImportBatchQuerySet:
         return self.filter(project__in=Project.objects.visible_to(user))
 
+    def from_outside(self) -> ImportBatchQuerySet:
+        """What somebody brought in, without the objects that readers and models make here."""
+        return self.exclude(source__in=(ImportBatch.Source.READING, ImportBatch.Source.MODEL))
+
 
 class ImportBatch(models.Model):
     """One upload, command or STOW conversation, so that its outcome can be shown later."""
 
     class Source(models.TextChoices):
-        UPLOAD = "upload"
-        COMMAND = "command"
-        STOW = "stow"
-        DIMSE = "dimse"
-        DEMO = "demo"
-        REPAIR = "repair"
+        UPLOAD = "upload", "Upload"
+        COMMAND = "command", "Command"
+        STOW = "stow", "STOW-RS"
+        DIMSE = "dimse", "DICOM C-STORE"
+        DEMO = "demo", "Demonstration"
+        REPAIR = "repair", "Repair"
+        READING = "reading", "Reading"
+        MODEL = "model", "Model run"
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="import_batches")
     source = models.CharField(max_length=8, choices=Source.choices)

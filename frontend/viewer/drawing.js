@@ -167,7 +167,7 @@ export class Drawing extends EventTarget {
     const between = this.spacingBetween() ?? source.SpacingBetweenSlices ?? source.SliceThickness;
     const millilitres = (voxels * row * column * between) / 1000;
     if (!Number.isFinite(millilitres)) return `${voxels} px`;
-    return millilitres < 10 ? `${millilitres.toFixed(2)} ml` : `${millilitres.toFixed(0)} ml`;
+    return millilitres < 10 ? `${millilitres.toFixed(2)} mL` : `${millilitres.toFixed(0)} mL`;
   }
 
   spacingBetween() {

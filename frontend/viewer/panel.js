@@ -96,7 +96,7 @@ function article(item, kind, overlays) {
     type: "checkbox", role: "switch", "data-item": item.id, checked: item.shown, "aria-label": `Show ${item.description}`,
   });
   input.addEventListener("change", () => overlays.toggle(item.id));
-  const title = element("div", {}, element("h3", {}, item.description), provenance(result, kind));
+  const title = element("div", {}, element("h3", {}, item.description), provenance(result, kind, item.description));
   const toggle = element("label", { class: "switch" }, input, element("span", { class: "vh" }, "Show"));
   const list = element("ul", {}, ...item.segments.map(segment));
   const made = element("article", { "data-kind": kind, "data-shown": String(item.shown) }, element("header", {}, title, toggle), list);
@@ -104,10 +104,10 @@ function article(item, kind, overlays) {
   return made;
 }
 
-function provenance(result, kind) {
+function provenance(result, kind, title) {
   const line = element("p", { class: "prov small muted" }, element("span", { class: "tag" }, icon(KINDS[kind].icon), KINDS[kind].tag), " ");
   const parts = [];
-  if (result?.provenance) parts.push(result.provenance);
+  if (result?.provenance && result.provenance !== title) parts.push(result.provenance);
   if (result?.by) parts.push(kind === "model" ? `run by ${result.by}` : result.own ? "you" : result.by);
   if (result?.at) parts.push(new Date(result.at).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }));
   line.append(parts.join(" · ") || "Origin not recorded");

@@ -137,7 +137,7 @@ def predict_all(
         else:
             model = warm_model(version)
             if batch is None:
-                batch = open_batch(version.model.project, ImportBatch.Source.COMMAND, by)
+                batch = open_batch(version.model.project, ImportBatch.Source.MODEL, by)
             outcome = _predict_one(version, model, case, job=job, batch=batch, by=by, tick=tick, transact=transact)
         outcomes.append(outcome)
         after(outcome)

@@ -172,7 +172,7 @@ def publish(
     plans = plan(campaign, minimum_reads=minimum_reads)
     ready = [planned for planned in plans if not planned.reason]
     labels = segmentations.labels_of(campaign)
-    batch = store.open_batch(campaign.project, ImportBatch.Source.COMMAND, by) if labels else None
+    batch = store.open_batch(campaign.project, ImportBatch.Source.READING, by) if labels else None
     truths, left_out = [], [_left_out(p) for p in plans if p.reason]
     for done, planned in enumerate(ready):
         report(done / len(ready), f"case {done + 1} of {len(ready)}")

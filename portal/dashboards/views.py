@@ -78,6 +78,7 @@ def project(request: HttpRequest, slug: str) -> HttpResponse:
         .order_by("-id")[:10],
         "jobs": jobs.select_related("created_by")[:8],
         "imports": ImportBatch.objects.visible_to(user)
+        .from_outside()
         .filter(project=project)
         .select_related("created_by")
         .order_by("-id")[:5],

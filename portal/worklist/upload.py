@@ -27,6 +27,7 @@ def upload(request: HttpRequest) -> HttpResponse:
     chosen = next((project for project in projects if project.slug == wanted), projects[0])
     recent = (
         ImportBatch.objects.visible_to(request.user)
+        .from_outside()
         .filter(project__in=projects)
         .select_related("project", "created_by")
         .order_by("-created_at")[:6]

@@ -17,7 +17,7 @@ from studies.dicomweb.scope import Scope, StoreTarget
 from studies.ingest import limits, store
 from studies.ingest.outcome import Outcome, Refused, State
 from studies.ingest.staging import Staged, incoming, stage
-from studies.models import ImportBatch
+from studies.models import ImportBatch, Origin
 
 # Failure reasons of PS3.18 table 10.5.3-2 and PS3.7 annex C.
 _REASONS = {
@@ -43,7 +43,7 @@ class _Conversation:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.groups: dict[StoreTarget, _Group] = {}
-        self.batches: dict[int, ImportBatch] = {}
+        self.batches: dict[tuple[int, str], ImportBatch] = {}
         self.outcomes: list[Outcome] = []
         self.denied: Problem | None = None
         self.received = 0
@@ -91,10 +91,11 @@ class _Conversation:
 
     def _store(self, target: StoreTarget) -> None:
         group = self.groups.pop(target)
-        batch = self.batches.get(target.project.pk)
+        source = ImportBatch.Source.READING if target.origin == Origin.DRAFT else ImportBatch.Source.STOW
+        batch = self.batches.get((target.project.pk, source))
         if batch is None:
-            batch = ImportBatch(project=target.project, source=ImportBatch.Source.STOW, created_by=self.scope.user)
-            self.batches[target.project.pk] = batch
+            batch = ImportBatch(project=target.project, source=source, created_by=self.scope.user)
+            self.batches[target.project.pk, source] = batch
         self.outcomes += store.store_staged(
             group.entries,
             batch=batch,

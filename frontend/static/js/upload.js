@@ -251,6 +251,7 @@ function show() {
   for (const cell of document.querySelectorAll("[data-count]")) {
     cell.textContent = counts[cell.dataset.count].toLocaleString("en");
   }
+  part("settle").hidden = !counts.refused;
   if (!active && !running && !failed) {  // the next choice starts an import of its own
     batch = "";
     part("project").disabled = false;

@@ -48,29 +48,19 @@ def agreed(found: Agreement) -> SafeString:
 @register.simple_tag
 def heat(item: Item, readers: list[User]) -> SafeString:
     """Pairwise agreement as a table: a row and a column for each reader, coloured from q1 (0.40) to q7 (0.80)."""
-    short = _short_names(readers)
-    head = format_html_join("", '<th scope="col" title="{}">{}</th>', ((str(r), short[r.pk]) for r in readers))
+    head = format_html_join("", '<th scope="col">{}</th>', ((str(reader),) for reader in readers))
     rows = []
     for row in readers:
         cells = format_html_join("", "{}", ((_cell(item, row, column),) for column in readers))
-        rows.append((str(row), short[row.pk], cells))
+        rows.append((str(row), cells))
     return format_html(
         '<table class="heat-table"><caption class="vh">{}: {} of each pair of readers</caption>'
         "<thead><tr><td></td>{}</tr></thead><tbody>{}</tbody></table>",
         item.title,
         item.measure,
         head,
-        format_html_join("", '<tr><th scope="row" title="{}">{}</th>{}</tr>', rows),
+        format_html_join("", '<tr><th scope="row">{}</th>{}</tr>', rows),
     )
-
-
-def _short_names(readers: list[User]) -> dict[int, str]:
-    """Initials, or user names where initials are shared."""
-    initials = [reader.initials for reader in readers]
-    return {
-        reader.pk: reader.initials if initials.count(reader.initials) == 1 else reader.username[:8]
-        for reader in readers
-    }
 
 
 def _cell(item: Item, row: User, column: User) -> SafeString:

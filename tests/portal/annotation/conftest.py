@@ -92,7 +92,7 @@ def draw(task: Task, label_map: np.ndarray) -> Instance:
     """Store a SEG as the task's DICOMweb root would."""
     labels = segmentations.labels_of(task.campaign)
     dataset = segmentation.write(source_datasets(task.case.image), label_map, labels)
-    batch = store.open_batch(task.campaign.project, ImportBatch.Source.STOW, task.reader)
+    batch = store.open_batch(task.campaign.project, ImportBatch.Source.READING, task.reader)
     outcome = store.store_dataset(
         dataset,
         batch=batch,

@@ -12,7 +12,7 @@ from portal.annotation import segmentations
 from portal.annotation.blinding import Blinding
 from studies.cohorts import services as cohorts
 from studies.dicom import segmentation
-from studies.models import Instance, Origin, Series
+from studies.models import ImportBatch, Instance, Origin, Series
 from studies.volumes import source_datasets
 from tests.factories import ct_slice, make_ct_series, part10_bytes
 from tests.portal.annotation.conftest import box, task_of
@@ -186,6 +186,8 @@ def test_sending_the_same_object_again_is_no_conflict(client, world, task):
     sent = seg_of(task)
     assert stow(client, task, sent).status_code == 200
     assert stow(client, task, sent).status_code == 200
+    # a drawing that is saved is no import: it must not crowd the list of what was brought in
+    assert set(ImportBatch.objects.filter(created_by=world.alice).values_list("source", flat=True)) == {"reading"}
     assert Instance.objects.filter(sop_instance_uid=sent.SOPInstanceUID).count() == 1
 
 

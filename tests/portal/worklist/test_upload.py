@@ -166,3 +166,12 @@ def test_an_administrator_without_projects_is_sent_to_make_one(client):
     client.force_login(User.objects.create_superuser("root"))
     answer = client.get("/upload/")
     assert (answer.status_code, answer["Location"]) == (302, "/projects/")
+
+
+def test_recent_imports_hold_what_was_brought_in_not_what_readers_and_models_made(client, alice, project):
+    brought = factories.store.open_batch(project, ImportBatch.Source.STOW, alice)
+    made = [factories.store.open_batch(project, source, alice) for source in ("reading", "model")]
+    for page in ("/upload/", f"/projects/{project.slug}/"):
+        text = client.get(page).content.decode()
+        assert f"/imports/{brought.pk}/" in text, page
+        assert not any(f"/imports/{batch.pk}/" in text for batch in made), page
