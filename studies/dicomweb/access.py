@@ -94,6 +94,8 @@ def endpoint(resolver: Resolver, methods: dict[str, Callable[..., HttpResponse]]
     def served(request: HttpRequest, user: User, handler: Callable[..., HttpResponse], kwargs: dict[str, Any]) -> Any:
         """The handler's answer, with its row in the audit trail."""
         uids = {name: kwargs.pop(name) for name in _UID_ARGUMENTS if name in kwargs}
+        if any("\0" in text for name, values in request.GET.lists() for text in (name, *values)):
+            raise Problem(400, "A parameter holds the character NUL, which no attribute can have.")
         try:
             scope: Scope = resolver(request, **kwargs)
         except Http404:

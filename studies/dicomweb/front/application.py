@@ -24,7 +24,7 @@ from studies.dicomweb.front.frames import ADDRESS, Frames
 from studies.dicomweb.front.identity import Identities
 from studies.dicomweb.front.notices import Notices
 from studies.dicomweb.front.remembered import Remembered
-from studies.dicomweb.scope import writable_projects
+from studies.dicomweb.scope import projects_of, writable_projects
 
 SECONDS = 2.0  # how long an identity or a permission is believed when no notice of a change arrives
 PREFIX = "/dicomweb/"
@@ -81,6 +81,7 @@ class Front:
         # A body that was read cannot be read again, so an error is answered here as Django would.
         viewed: Any = convert_exception_to_response(_view)
         self._store: Any = convert_exception_to_response(self._chain(viewed, log=True))
+        self._projects: Remembered[dict[str, int]] = Remembered(2000, seconds)
         self._writable: Remembered[list[Project]] = Remembered(2000, seconds)
         self._origins: dict[tuple[Any, ...], tuple[str, Headers] | None] = {}
         self._checked = threading.local()
@@ -136,9 +137,19 @@ class Front:
         user = self.identities.of(environ, generation)
         if user is None:
             return None
-        request = _request(environ, user)
-        request.front_call = (match.func, match.kwargs)  # type: ignore[attr-defined]
+        request: Any = _request(environ, user)
+        request.dicomweb_projects = self._projects_of(user, generation)
+        request.front_call = (match.func, match.kwargs)
         return _sent(self._view(request))
+
+    def _projects_of(self, user: User, generation: int | None) -> dict[str, int]:
+        key = (user.pk, user.only_project)
+        known = self._projects.get(key, generation) if generation is not None else None
+        if known is None:
+            known = projects_of(user)
+            if generation is not None:
+                self._projects.put(key, generation, known)
+        return known
 
     def _stored(self, environ: dict[str, Any], path: str) -> Answer | None:
         """A STOW-RS request. Nothing of the body is read before it is certain that the answer comes from here."""
