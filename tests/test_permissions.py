@@ -144,6 +144,7 @@ def build() -> SimpleNamespace:
             "token_": ApiToken.objects.get().pk,
             "member_": project.memberships.get(user=users["viewer"]).pk,
             "user_": users["outsider"].pk,
+            "second_factor_": users["outsider"].pk,
             "study": study.pk,
             "api_study": study.pk,
             "open_study": study.pk,
@@ -179,6 +180,7 @@ def build() -> SimpleNamespace:
         },
         values={
             "slug": project.slug,
+            "provider_id": "oidc",
             "case": case.pk,
             "task": task.pk,
             "step": "pause",

@@ -125,3 +125,23 @@ class ApiToken(models.Model):
     @property
     def expired(self) -> bool:
         return self.expires_at is not None and self.expires_at <= timezone.now()
+
+
+class FailedSignIns(models.Model):
+    """Failed sign-ins under one name or from one address, see `portal.accounts.guard`."""
+
+    class Kind(models.TextChoices):
+        ACCOUNT = "account"
+        ADDRESS = "address"
+
+    kind = models.CharField(max_length=7, choices=Kind.choices)
+    key = models.CharField(max_length=64, help_text="A keyed digest of the name, or the address")
+    failures = models.PositiveIntegerField(default=0)
+    last_at = models.DateTimeField(null=True)
+    locked_until = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["kind", "key"], name="failures_once")]
+
+    def __str__(self) -> str:
+        return f"{self.failures} failures, {self.kind}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
+from django.contrib.auth.forms import PasswordChangeForm
 from django.db import transaction
 
 from portal.accounts.audit import trail
@@ -26,6 +28,10 @@ def _manager_stays(project: Project, user: User) -> None:
     managers = Membership.objects.select_for_update().filter(project=project, role=Role.MANAGER)
     if {membership.user_id for membership in managers} == {user.pk}:
         raise AccountError(f"{user} is the only manager of {project}.", "Make somebody else manager first.")
+
+
+def managers_of(project: Project) -> int:
+    return Membership.objects.filter(project=project, role=Role.MANAGER).count()
 
 
 @transaction.atomic
@@ -62,6 +68,13 @@ def set_active(user: User, active: bool) -> None:
     user.is_active = active
     user.save(update_fields=["is_active"])
     trail.record("user.activate" if active else "user.deactivate", user)
+
+
+@transaction.atomic
+def change_password(form: PasswordChangeForm) -> None:
+    """Save a valid form; every other session of the user ends."""
+    user: Any = form.save()
+    trail.record("user.password", user)
 
 
 def set_theme(user: User, theme: str) -> None:

@@ -24,3 +24,13 @@ def left(sender: Any, *, request: Any, user: User | None, **_: Any) -> None:
         trail.record("login.end", user, user=user)
     except trail.NotRecorded as error:
         logger.error("a sign-out could not be recorded", exc_info=error)
+
+
+def factor_saved(sender: Any, *, instance: Any, created: bool, **_: Any) -> None:
+    """In the transaction of the change. A second factor that is used is saved too, and says nothing new."""
+    if created:
+        trail.record("login.second_factor", kind="accounts.user", key=instance.user_id, kept=str(instance.type))
+
+
+def factor_deleted(sender: Any, *, instance: Any, **_: Any) -> None:
+    trail.record("login.second_factor", kind="accounts.user", key=instance.user_id, removed=str(instance.type))

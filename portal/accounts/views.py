@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import update_session_auth_hash
 from django.contrib.auth.forms import PasswordChangeForm
@@ -16,12 +17,12 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
-from portal.accounts import services
+from portal.accounts import guard, second_factor, services
 from portal.accounts.current import select_project
 from portal.accounts.errors import AccountError
 from portal.accounts.forms import MemberForm, ProfileForm, ProjectForm, TokenForm, UserForm
 from portal.accounts.models import ApiToken, Membership, Project, Role, User
-from portal.accounts.permissions import Action, may
+from portal.accounts.permissions import Action, may, role_in
 from portal.accounts.requests import SignedIn
 
 
@@ -51,6 +52,7 @@ def _profile(request: SignedIn, secret: str = "", status: int = 200, **forms) ->
         "tokens": ApiToken.objects.filter(user=request.user).select_related("project").order_by("-id"),
         "memberships": Membership.objects.filter(user=request.user).select_related("project").order_by("project__name"),
         "secret": secret,
+        "second_factor": second_factor.shown(request.user),
         **forms,
     }
     return render(request, "accounts/profile.html", context, status=status)
@@ -70,7 +72,7 @@ def password(request: SignedIn) -> HttpResponse:
     form = _password_form(request.user, request.POST)
     if not form.is_valid():
         return _profile(request, password_form=form, status=422)
-    form.save()
+    services.change_password(form)
     update_session_auth_hash(request, form.user)
     messages.success(request, "Password changed. Other sessions are signed out.")
     return redirect("profile")
@@ -144,6 +146,9 @@ def member_set(request: SignedIn, slug: str) -> HttpResponse:
     """Add a member by user name, or give a member another role."""
     project = _managed(request, slug)
     form = MemberForm(request.POST)
+    role = request.POST.get("role", "")
+    if form.is_valid() and form.cleaned_data["username"] == request.user and _steps_down(request, project, role):
+        return render(request, "accounts/step_down.html", {"project": project, "role": role})
     if not form.is_valid():
         for errors in form.errors.values():
             messages.error(request, " ".join(str(error) for error in errors))
@@ -161,12 +166,21 @@ def member_set(request: SignedIn, slug: str) -> HttpResponse:
 def member_remove(request: SignedIn, slug: str, pk: int) -> HttpResponse:
     project = _managed(request, slug)
     membership = get_object_or_404(project.memberships.select_related("user"), pk=pk)
+    if membership.user == request.user and _steps_down(request, project, ""):
+        return render(request, "accounts/step_down.html", {"project": project, "role": ""})
     try:
         services.remove_member(project=project, user=membership.user)
         messages.success(request, f"{membership.user} is no longer a member.")
     except AccountError as error:
         messages.error(request, str(error))
     return redirect("project", slug=slug)
+
+
+def _steps_down(request: SignedIn, project: Project, role: str) -> bool:
+    """A manager is about to take the role from himself, and has not been asked yet."""
+    if role == Role.MANAGER or request.POST.get("sure") == "yes" or request.user.is_superuser:
+        return False
+    return role_in(request.user, project) == Role.MANAGER and services.managers_of(project) > 1
 
 
 def _administrator(request: SignedIn) -> None:
@@ -185,9 +199,42 @@ def users(request: SignedIn) -> HttpResponse:
         return redirect("users")
     accounts = User.objects.annotate(project_count=Count("memberships")).order_by("username")
     accounts = accounts.prefetch_related("memberships__project")
-    return render(
-        request, "accounts/users.html", {"accounts": accounts, "form": form}, status=422 if form.errors else 200
-    )
+    locks = guard.locked_accounts(list(accounts))
+    protected = second_factor.users_with_one()
+    rows = [(account, locks.get(account.pk), account.pk in protected) for account in accounts]
+    context = {
+        "accounts": rows,
+        "form": form,
+        "addresses": guard.locked_addresses(),
+        "second_factor": settings.SECOND_FACTOR != second_factor.OFF,
+    }
+    return render(request, "accounts/users.html", context, status=422 if form.errors else 200)
+
+
+@require_POST
+def user_unlock(request: SignedIn, pk: int) -> HttpResponse:
+    _administrator(request)
+    account = get_object_or_404(User, pk=pk)
+    guard.unlock(account)
+    messages.success(request, f"{account.username} may sign in again at once.")
+    return redirect("users")
+
+
+@require_POST
+def address_unlock(request: SignedIn) -> HttpResponse:
+    _administrator(request)
+    guard.unlock_address(request.POST.get("address", "")[:45])
+    messages.success(request, "Sign-ins from this address are possible again.")
+    return redirect("users")
+
+
+@require_POST
+def second_factor_reset(request: SignedIn, pk: int) -> HttpResponse:
+    _administrator(request)
+    account = get_object_or_404(User, pk=pk)
+    second_factor.reset(account)
+    messages.success(request, f"{account.username} signs in with the password alone for now.")
+    return redirect("users")
 
 
 @require_POST

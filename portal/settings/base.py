@@ -24,6 +24,11 @@ INSTALLED_APPS = [
     "django_htmx",
     "rest_framework",
     "drf_spectacular",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
     "portal.frame",
     "portal.accounts",
     "portal.accounts.audit",
@@ -61,7 +66,9 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "portal.accounts.audit.middleware.AuditTrail",
+    "portal.accounts.second_factor.RequireSecondFactor",
 ]
 
 ROOT_URLCONF = "portal.urls"
@@ -105,6 +112,48 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
+AUTHENTICATION_BACKENDS = ["portal.accounts.backend.GuardedBackend"]
+# Failed sign-ins until an account, or an address, is locked for half a minute; then ever longer, an hour at most.
+SIGN_IN_FAILURES = env.number("SIGN_IN_FAILURES", 5, at_least=1, at_most=1000)
+SIGN_IN_FAILURES_ADDRESS = env.number("SIGN_IN_FAILURES_ADDRESS", 50, at_least=1, at_most=100000)
+
+# A code of an authenticator app besides the password: off, optional (whoever wants it), required (everybody).
+SECOND_FACTOR = env.choice("SECOND_FACTOR", "off", ("off", "optional", "required"))
+# Sign-in by OpenID Connect: the issuer's address, for example https://login.example.org/realms/hospital
+OIDC_ISSUER = env.text("OIDC_ISSUER").rstrip("/")
+OIDC_NAME = env.text("OIDC_NAME", "single sign-on")
+# An account of the same user name as the provider's `preferred_username` is taken over at its first sign-in.
+OIDC_MATCH_USERNAME = env.switch("OIDC_MATCH_USERNAME", False)
+ACCOUNT_ADAPTER = "portal.accounts.adapters.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*"]
+ACCOUNT_EMAIL_VERIFICATION = "none"
+ACCOUNT_UNIQUE_EMAIL = False
+ACCOUNT_RATE_LIMITS = False  # portal.accounts.guard counts, in the database and so for all processes
+SOCIALACCOUNT_ADAPTER = "portal.accounts.adapters.SocialAccountAdapter"
+SOCIALACCOUNT_LOGIN_ON_GET = True  # a link; the content security policy lets no form lead elsewhere
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_PROVIDERS = {
+    "openid_connect": {
+        "OAUTH_PKCE_ENABLED": True,
+        "APPS": [
+            {
+                "provider_id": "oidc",
+                "name": OIDC_NAME,
+                "client_id": env.required_with("OIDC_CLIENT_ID", "OIDC_ISSUER"),
+                "secret": env.required_with("OIDC_CLIENT_SECRET", "OIDC_ISSUER"),
+                "settings": {"server_url": OIDC_ISSUER},
+            }
+        ],
+    }
+}
+MFA_ADAPTER = "portal.accounts.adapters.SecondFactorAdapter"
+MFA_FORMS = {
+    "authenticate": "portal.accounts.sign_in.CodeForm",
+    "reauthenticate": "portal.accounts.sign_in.CodeAgainForm",
+}
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+MFA_TOTP_TOLERANCE = 1  # clocks of telephones differ by some seconds
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "login"
@@ -162,6 +211,14 @@ DIMSE_TIMEOUT_SECONDS = env.seconds("DIMSE_TIMEOUT_SECONDS", 30)
 DIMSE_ASSOCIATIONS = env.number("DIMSE_ASSOCIATIONS", 16, at_least=1)
 
 CELERY_BROKER_URL = env.broker(lambda: running_url("valkey"))
+# Codes of a second factor that were used, so that none works twice in any process.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": CELERY_BROKER_URL,
+        "KEY_PREFIX": "readroom",
+    }
+}
 CELERY_TASK_IGNORE_RESULT = True  # Job rows are the truth
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1

@@ -49,6 +49,13 @@ def seconds(name: str, default: float) -> float:
     return value
 
 
+def choice(name: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = text(name, default).lower()
+    if value not in allowed:
+        raise ImproperlyConfigured(f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
+    return value
+
+
 def switch(name: str, default: bool) -> bool:
     raw = text(name).lower()
     if not raw:
@@ -116,6 +123,14 @@ def kept_secret_key(data: Path) -> str:
         raise ImproperlyConfigured(
             f"{folder.secret_key} cannot be read: {error.strerror}. Or set SECRET_KEY."
         ) from None
+
+
+def required_with(name: str, other: str) -> str:
+    """A text that may not lack where `other` is given."""
+    value = text(name)
+    if not value and text(other):
+        raise ImproperlyConfigured(f"{name} is not set. It goes with {other}.")
+    return value
 
 
 def required(name: str, why: str) -> str:

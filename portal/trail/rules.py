@@ -41,6 +41,13 @@ RULES: dict[str, Rule] = {
         ["healthz", "readyz", "login", "logout", "profile", "theme", "project_select", "password", "token_create"],
         NOTHING,
     ),
+    **dict.fromkeys(
+        ["account_login", "account_reauthenticate", "openid_connect_login", "openid_connect_callback"], NOTHING
+    ),
+    **dict.fromkeys(["mfa_authenticate", "mfa_reauthenticate", "mfa_index", "mfa_activate_totp"], NOTHING),
+    "mfa_deactivate_totp": NOTHING,
+    **dict.fromkeys(["mfa_view_recovery_codes", "mfa_generate_recovery_codes"], Rule("login.codes", seconds=60)),
+    "mfa_download_recovery_codes": Rule("login.codes"),
     **dict.fromkeys(["token_revoke", "api_schema", "api-root", "viewer", "viewer_asset", "viewer_module"], NOTHING),
     **dict.fromkeys(["viewer_config", "viewer_project_config", "viewer_task_config"], NOTHING),
     # Drafts are versions of their own that nobody can change; a row every few seconds would say no more.

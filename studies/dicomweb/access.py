@@ -14,6 +14,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.middleware.csrf import CsrfViewMiddleware
 from django.views.decorators.csrf import csrf_exempt
 
+from portal.accounts import guard, second_factor
 from portal.accounts.audit import trail
 from portal.accounts.audit.models import Outcome
 from portal.accounts.authentication import OutOfScope, user_of_token
@@ -56,6 +57,8 @@ def user_of(request: HttpRequest) -> User:
     session_user: Any = request.user
     if not session_user.is_authenticated:
         raise Problem(401, "Sign in, or send `Authorization: Token …` (make one in your profile).")
+    if second_factor.owed(session_user, request.session):
+        raise Problem(403, second_factor.WORDS)
     if request.method not in SAFE:
         check = _Csrf(lambda _: HttpResponse())
         check.process_request(request)
@@ -78,14 +81,22 @@ def _basic(request: HttpRequest, value: str) -> User | None:
     remembered = _remembered.get(key)
     if remembered is not None and remembered[0] > now:
         found = User.objects.filter(pk=remembered[1], password=remembered[2], is_active=True).first()
-        if found is not None:
+        if found is not None and not second_factor.bars_password(found):
             return found
     checked: Any = authenticate(request, username=username, password=secret)
+    if lock := getattr(request, "sign_in_lock", None):
+        raise _locked(lock)
+    if checked is not None and second_factor.bars_password(checked):
+        raise Problem(401, "A password alone does not do here. Make a token in your profile and send it instead.")
     if checked is not None:
         if len(_remembered) >= _MAX_REMEMBERED:
             _remembered.clear()
         _remembered[key] = (now + _PASSWORD_SECONDS, checked.pk, checked.password)
     return checked
+
+
+def _locked(lock: guard.Locked) -> Problem:
+    return Problem(429, str(lock), {"Retry-After": str(lock.seconds)})
 
 
 def endpoint(resolver: Resolver, methods: dict[str, Callable[..., HttpResponse]]) -> Callable[..., HttpResponse]:

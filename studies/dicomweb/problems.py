@@ -8,15 +8,19 @@ from django.http import HttpResponse, JsonResponse
 class Problem(Exception):
     """An answer other than success, with a text for whoever wrote the client."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.headers = headers or {}
 
 
 def answer(problem: Problem) -> HttpResponse:
     body = {"status": problem.status, "detail": problem.detail}
-    return JsonResponse(body, status=problem.status, content_type="application/json")
+    response = JsonResponse(body, status=problem.status, content_type="application/json")
+    for name, value in problem.headers.items():
+        response[name] = value
+    return response
 
 
 def not_found(what: str) -> Problem:

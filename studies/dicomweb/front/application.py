@@ -51,6 +51,8 @@ LEFT_OUT = frozenset(
         "django.contrib.auth.middleware.LoginRequiredMiddleware",
         "django.contrib.messages.middleware.MessageMiddleware",
         "django_htmx.middleware.HtmxMiddleware",
+        "allauth.account.middleware.AccountMiddleware",
+        "portal.accounts.second_factor.RequireSecondFactor",  # see front.identity
         "portal.accounts.audit.middleware.AuditTrail",  # see studies.dicomweb.reads
     }
 )

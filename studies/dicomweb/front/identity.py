@@ -11,6 +11,7 @@ from django.contrib.auth import get_user
 from django.http.cookie import parse_cookie
 from django.utils import timezone
 
+from portal.accounts import second_factor
 from portal.accounts.authentication import user_of_token
 from portal.accounts.models import User
 from studies.dicomweb.front.remembered import Remembered
@@ -54,6 +55,6 @@ class Identities:
     def _user_of_session(self, key: str) -> User | None:
         session = self._session_store(key)
         user: Any = get_user(_Request(session))  # type: ignore[arg-type]
-        if not user.is_authenticated or session.modified:
+        if not user.is_authenticated or session.modified or second_factor.owed(user, session):
             return None
         return user
