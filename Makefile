@@ -1,5 +1,5 @@
 # `make run` starts the portal, `make test` tests it. Both set up what they need.
-# PORT, HOST, DATA, DATABASE_URL, CELERY_BROKER_URL, MEDIA_ROOT and VIEWER_TARBALL may be given: make run PORT=8001 DATA=/srv/readroom
+# PORT, HOST, DATA, DATABASE_URL, CELERY_BROKER_URL, MEDIA_ROOT, VIEWER_TARBALL and WORKERS may be given: make run PORT=8001 DATA=/srv/readroom WORKERS=infer=2
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -21,7 +21,7 @@ install-dev:
 	@"$$PYTHON" portal/runtime/bootstrap.py requirements-dev.lock
 
 run: install ## start the portal on PORT (8000) with its data in DATA (./data)
-	@exec .venv/bin/python manage.py up --with-parent
+	@exec .venv/bin/python manage.py up --with-parent $(if $(WORKERS),--workers '$(WORKERS)')
 
 demo: install ## load the demonstration into the portal of DATA: real samples, synthetic phantoms, a model, an evaluation
 	@exec .venv/bin/python manage.py demo

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from portal.runtime.errors import RuntimeProblem
 from portal.runtime.process import Steps
 
 # A worker finishes or hands back its task after the first signal, and drops it at the second.
@@ -57,14 +58,38 @@ def dimse() -> Process:
 _CELERY = ["-m", "celery", "--quiet", "--skip-checks", "-A", "portal"]
 
 
-def one_machine(host: str, port: int, run_folder: Path, *, listens: bool = False) -> list[Process]:
-    """Everything that `manage.py up` starts besides PostgreSQL and Valkey; with `listens` the DICOM listener, too."""
+WORKERS = {"general": ["default", "io"], "infer": ["infer"], "train": ["train"]}
+
+
+def worker_sizes(text: str) -> dict[str, int]:
+    """Worker → how many jobs it runs at a time, from `infer=2,train=0`; what is not named keeps its default.
+
+    Raises RuntimeProblem.
+    """
+    sizes = {"general": max(2, min(4, len(os.sched_getaffinity(0)))), "infer": 1, "train": 1}
+    for part in filter(None, (word.strip() for word in text.split(","))):
+        name, _, number = part.partition("=")
+        if name not in sizes or not number.isdigit() or int(number) > 64:
+            raise RuntimeProblem(
+                f"“{part}” is no number of workers.",
+                f"Write for example infer=2,train=1. There are: {', '.join(sizes)}; 0 starts none on this machine.",
+            )
+        sizes[name] = int(number)
+    return sizes
+
+
+def one_machine(
+    host: str, port: int, run_folder: Path, *, listens: bool = False, sizes: dict[str, int] | None = None
+) -> list[Process]:
+    """Everything that `manage.py up` starts besides PostgreSQL and Valkey; with `listens` the DICOM listener, too.
+
+    sizes: jobs at a time for each worker, see `worker_sizes`.
+    """
     cores = len(os.sched_getaffinity(0))
+    sizes = worker_sizes("") if sizes is None else sizes
     return [
         web(host, port, workers=max(2, min(4, cores // 2))),
-        worker("general", ["default", "io"], concurrency=max(2, min(4, cores))),
-        worker("infer", ["infer"], concurrency=1),
-        worker("train", ["train"], concurrency=1),
+        *(worker(name, queues, concurrency=sizes[name]) for name, queues in WORKERS.items() if sizes[name]),
         beat(run_folder / "beat-schedule"),
         *([dimse()] if listens else []),
     ]

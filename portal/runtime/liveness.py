@@ -1,9 +1,11 @@
 """Which queues have a worker: each worker leaves a sign of life in Valkey every few seconds.
 
 One sorted set for each queue holds worker name → time of the last sign, in the server's own time, so that the clocks
-of the machines need not agree. Asking costs one round trip; asking the workers themselves (`inspect`) costs a second.
+of the machines need not agree. Beside it each worker tells what it has to work with, under a key that runs out by
+itself. Asking costs one round trip; asking the workers themselves (`inspect`) costs a second.
 """
 
+import json
 import logging
 from typing import Any
 
@@ -11,10 +13,13 @@ import redis
 from celery import bootsteps
 from django.conf import settings
 
+from portal.runtime import capacity
+
 logger = logging.getLogger("portal.runtime")
 SIGN_EVERY_SECONDS = 3.0
 ALIVE_SECONDS = 15
 FORGOTTEN_SECONDS = 24 * 3600
+_FACTS = "readroom:worker:"
 LISTENER = "dimse"  # the DICOM listener is no worker, but gives its signs in the same way
 
 
@@ -36,10 +41,24 @@ def workers_alive(queues: list[str]) -> dict[str, int]:
         return dict(zip(queues, pipeline.execute(), strict=True))
 
 
-def give_sign(worker: str, queues: list[str]) -> None:
+def workers() -> list[dict[str, Any]]:
+    """What every living worker tells of itself (`capacity.facts`, and its `name`), by name. Raises redis.RedisError."""
+    with _client() as client:
+        keys = sorted(client.scan_iter(match=f"{_FACTS}*", count=500))
+        texts = client.mget(keys) if keys else []
+    found = []
+    for key, text in zip(keys, texts, strict=True):
+        if text is not None:  # else it ran out between the two questions
+            found.append({"name": key.decode().removeprefix(_FACTS), **json.loads(text)})
+    return found
+
+
+def give_sign(worker: str, queues: list[str], facts: dict[str, Any] | None = None) -> None:
     with _client() as client:
         now = client.time()[0]
         pipeline = client.pipeline(transaction=False)
+        if facts is not None:
+            pipeline.set(f"{_FACTS}{worker}", json.dumps(facts), ex=ALIVE_SECONDS)
         for queue in queues:
             pipeline.zadd(_key(queue), {worker: now})
             pipeline.zremrangebyscore(_key(queue), "-inf", now - FORGOTTEN_SECONDS)
@@ -48,6 +67,7 @@ def give_sign(worker: str, queues: list[str]) -> None:
 
 def withdraw(worker: str, queues: list[str]) -> None:
     with _client() as client:
+        client.delete(f"{_FACTS}{worker}")
         for queue in queues:
             client.zrem(_key(queue), worker)
 
@@ -63,8 +83,11 @@ class QueueLiveness(bootsteps.StartStopStep):
 
     def start(self, parent: Any) -> None:
         queues = [queue.name for queue in parent.task_consumer.queues]
-        self._sign(parent.hostname, queues)
-        self.timer = parent.timer.call_repeatedly(SIGN_EVERY_SECONDS, self._sign, (parent.hostname, queues))
+        concurrency = getattr(parent.controller, "concurrency", None) or 1
+        self._sign(parent.hostname, queues, concurrency)
+        self.timer = parent.timer.call_repeatedly(
+            SIGN_EVERY_SECONDS, self._sign, (parent.hostname, queues, concurrency)
+        )
 
     def stop(self, parent: Any) -> None:
         if self.timer is not None:
@@ -77,8 +100,8 @@ class QueueLiveness(bootsteps.StartStopStep):
 
     shutdown = stop
 
-    def _sign(self, worker: str, queues: list[str]) -> None:
+    def _sign(self, worker: str, queues: list[str], concurrency: int) -> None:
         try:
-            give_sign(worker, queues)
+            give_sign(worker, queues, capacity.facts(queues, concurrency))
         except redis.RedisError:
             logger.warning("the broker does not take a sign of life")

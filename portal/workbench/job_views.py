@@ -6,6 +6,7 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import Any
 
+import redis
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
@@ -22,7 +23,9 @@ from inference.jobs.errors import IllegalTransition
 from inference.jobs.models import Job, JobLogLine
 from inference.jobs.run import duration
 from portal.accounts.current import current_project
+from portal.accounts.models import Project
 from portal.accounts.permissions import Action, may, projects_where
+from portal.runtime import liveness
 from portal.workbench import live
 from portal.workbench.curves import curves
 from portal.workbench.kinds import about, words_of
@@ -43,7 +46,7 @@ def jobs(request: HttpRequest) -> HttpResponse:
         moving, last = list(seen.order_by("id")), mine.aggregate(last=Max("finished_at"), count=Count("id"))
         return live.answer(
             request,
-            live.stamp(request.GET.dict(), moving, last, int(timezone.now().timestamp()) // 5 if moving else 0),
+            live.stamp(request.GET.dict(), moving, last, int(timezone.now().timestamp()) // (5 if moving else 15)),
             lambda: {"parts": {"jobs": render_to_string("workbench/jobs_list.html", _list(request, mine), request)}},
         )
     return render(request, "workbench/jobs.html", _list(request, mine))
@@ -70,6 +73,7 @@ def _list(request: HttpRequest, mine: QuerySet[Job]) -> dict[str, Any]:
     query = request.GET.copy()
     query.pop("page", None)
     return {
+        "workers": _workers(request) if runs else [],
         "running": running,
         "queued": queued,
         "ended": ended,
@@ -81,6 +85,24 @@ def _list(request: HttpRequest, mine: QuerySet[Job]) -> dict[str, Any]:
         "query": query.urlencode(),
         "may_train": bool(runs),
     }
+
+
+def _workers(request: HttpRequest) -> list[dict[str, Any]]:
+    """Workers with what they have and the jobs on them; a job of a project that the user does not see has no title."""
+    try:
+        found = liveness.workers()
+    except redis.RedisError:
+        return []
+    running = Job.objects.filter(state=Job.State.RUNNING).values_list("pk", "worker", "title", "project_id")
+    seen = set(Project.objects.visible_to(request.user).values_list("pk", flat=True))
+    busy: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for pk, where, title, project in running:
+        known = project in seen
+        busy[where.split(" pid ")[0]].append({"pk": pk if known else None, "title": title if known else ""})
+    for worker in found:
+        worker["jobs"] = busy[worker["name"]]
+        worker["short"], _, _ = worker["name"].partition("@")
+    return found
 
 
 def left_words(job: Job) -> str:

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import DatabaseError
 from django.test import Client
 
-from portal.runtime import health, liveness
+from portal.runtime import capacity, commands, health, liveness
 from portal.runtime.errors import RuntimeProblem
 from portal.runtime.workers import ensure_workers
 
@@ -104,6 +104,36 @@ def test_a_temporary_worker_comes_and_goes(tmp_path, settings) -> None:
     with ensure_workers(["train"]) as made:
         assert made == ["train"]
         assert liveness.workers_alive(["train"]) == {"train": 1}
+        (told,) = [worker for worker in liveness.workers() if worker["name"].startswith("temporary-")]
+        assert (told["queues"], told["concurrency"]) == (["train"], 1)
+        assert 10 << 20 < told["memory"] < told["memory_total"]
+        assert told["memory_free"] < told["memory_total"]
         with ensure_workers(["train"]) as again:
             assert again == []
     assert liveness.workers_alive(["train"]) == {"train": 0}
+    assert not [worker for worker in liveness.workers() if worker["name"].startswith("temporary-")]
+
+
+def test_graphics_cards_are_read_from_the_drivers_table() -> None:
+    # Two lines as nvidia-smi 550 prints them with these options, and one of a card that tells less.
+    answer = "NVIDIA RTX A5000, 1204, 24564, 37\nTesla T4, 0, 15360, 0\nOrin (nvgpu), [N/A], [N/A], [N/A]\n"
+    first, second, third = capacity.parse(answer)
+    assert first == {"name": "NVIDIA RTX A5000", "memory_used": 1204 << 20, "memory_total": 24564 << 20, "busy": 37}
+    assert second["memory_used"] == 0
+    assert (third["memory_total"], third["busy"]) == (None, None)
+
+
+@pytest.mark.parametrize("text", ["gpu=1", "infer=many", "infer", "train=-1", "train=1000"])
+def test_a_wrong_number_of_workers_is_refused_in_words(text) -> None:
+    with pytest.raises(RuntimeProblem, match="is no number of workers"):
+        commands.worker_sizes(text)
+
+
+def test_workers_are_started_as_asked_for(tmp_path) -> None:
+    sizes = commands.worker_sizes("infer=2, train=0")
+    made = {
+        process.name: process.arguments for process in commands.one_machine("127.0.0.1", 8000, tmp_path, sizes=sizes)
+    }
+    assert "worker-train" not in made
+    assert made["worker-infer"][made["worker-infer"].index("--concurrency") + 1] == "2"
+    assert {"web", "worker-general", "beat"} <= made.keys()

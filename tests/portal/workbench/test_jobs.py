@@ -11,6 +11,7 @@ from inference.jobs import services
 from inference.jobs.failures import Failure
 from inference.jobs.models import Job
 from portal.accounts.models import Role
+from portal.runtime import liveness
 from tests.factories import ProjectFactory
 from tests.inference.jobs import sample_tasks
 
@@ -48,6 +49,29 @@ def test_list_groups_jobs_and_says_progress_time_left_and_place(browser, project
     assert 'place <span class="num">2</span> in queue train' in page
     assert "No foreground." in page
     assert page.count("Run again") == 1
+
+
+def test_workers_tell_what_they_have_and_on_what_they_work(browser, project):
+    gigabyte = 1 << 30
+    card = {"name": "NVIDIA RTX A5000", "memory_used": gigabyte, "memory_total": 24 * gigabyte, "busy": 37}
+    told = {"queues": ["train"], "concurrency": 1, "machine": "gpu-box", "cores": 16, "memory": 3 * gigabyte,
+            "memory_free": 40 * gigabyte, "memory_total": 64 * gigabyte, "devices": [card]}  # fmt: skip
+    liveness.give_sign("train@gpu-box", ["train"], told)
+    services.claim(submit(project, "Train on brains").pk, worker="train@gpu-box pid 4711")
+    engineer = browser(Role.ENGINEER)
+    page = engineer.get("/jobs/").content.decode()
+    row = page.split("<h2>Workers</h2>")[1]
+    for words in ("gpu-box", "NVIDIA RTX A5000", "24.0", "Train on brains", "40.0"):
+        assert words in row
+    assert "<h2>Workers</h2>" not in browser(Role.VIEWER).get("/jobs/").content.decode()
+
+    # A job of a project that one does not see is no news.
+    other = ProjectFactory()
+    services.claim(submit(other, "Secret study").pk, worker="train@gpu-box pid 4712")
+    page = engineer.get("/jobs/").content.decode()
+    assert "a job of another project" in page
+    assert "Secret study" not in page
+    liveness.withdraw("train@gpu-box", ["train"])
 
 
 def test_list_of_another_project_is_not_shown(browser, project):

@@ -22,9 +22,15 @@ class Command(BaseCommand):
     requires_migrations_checks = False
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--workers",
+            default="",
+            metavar="infer=1,train=1",
+            help="jobs at a time for each worker; 0 starts none here",
+        )
         parser.add_argument("--with-parent", action="store_true", help="stop when the process that started it ends")
 
-    def handle(self, *, with_parent: bool, **options: Any) -> None:
+    def handle(self, *, with_parent: bool, workers: str, **options: Any) -> None:
         if with_parent:
             die_with_parent(signal.SIGTERM)
         data = DataFolder()
@@ -34,11 +40,11 @@ class Command(BaseCommand):
             if not lock.acquire(wait=False):
                 raise already_running(data, read_json(claim(data)))
             with lock:
-                self._run(data)
+                self._run(data, commands.worker_sizes(workers))
         except RuntimeProblem as problem:
             raise CommandError(str(problem)) from None
 
-    def _run(self, data: DataFolder) -> None:
+    def _run(self, data: DataFolder, sizes: dict[str, int]) -> None:
         host, port = settings.HOST, settings.PORT  # type: ignore[misc]
         if not port_is_free(port, host):
             raise RuntimeProblem(f"Port {port} of {host} is taken by another program.", "Give another one: PORT=8001.")
@@ -52,7 +58,7 @@ class Command(BaseCommand):
         address = f"http://{_name(host)}:{port}"
         password = first_run.prepare(data, self._say)
         supervisor = Supervisor(
-            commands.one_machine(host, port, data.run, listens=bool(listening)),
+            commands.one_machine(host, port, data.run, listens=bool(listening), sizes=sizes),
             data,
             opened(),
             f"http://{_reach(host)}:{port}",
