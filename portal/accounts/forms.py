@@ -19,23 +19,18 @@ class ProfileForm(forms.ModelForm):
 class TokenForm(forms.Form):
     name = forms.CharField(max_length=80, help_text="What uses it, for example “notebook”.")
     expires = forms.ChoiceField(choices=EXPIRY, initial="90", label="Expires")
-    scope = forms.ChoiceField(
-        choices=ApiToken.Scope.choices, initial=ApiToken.Scope.READ, required=False, label="May do"
-    )
+    scope = forms.ChoiceField(choices=ApiToken.Scope.choices, initial=ApiToken.Scope.READ, label="May do")
     project = forms.ModelChoiceField(
         Project.objects.none(),
         required=False,
         to_field_name="slug",
         empty_label="All your projects",
-        label="Reaches",
+        label="Only in",
     )
 
     def __init__(self, user: User, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.fields["project"].queryset = Project.objects.visible_to(user)  # type: ignore[attr-defined]
-
-    def clean_scope(self) -> str:
-        return self.cleaned_data["scope"] or ApiToken.Scope.FULL
 
 
 class ProjectForm(forms.ModelForm):

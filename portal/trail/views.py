@@ -20,7 +20,7 @@ from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, projects_where
 from portal.accounts.requests import SignedIn
 from portal.trail.search import BadSearch, Search, lines
-from portal.trail.words import GROUPS, object_of, words_of
+from portal.trail.words import GROUPS, Shown, object_of, words_of
 from studies.models import Patient
 
 
@@ -42,12 +42,14 @@ def audit(request: SignedIn) -> HttpResponse:
     except BadSearch as error:
         problem = str(error)
     rows, after = ([], None) if problem else search.page(request.user)
+    accounts = [row.object_id for row in rows if row.object_kind == "accounts.user" and row.object_id.isdecimal()]
+    names = {str(pk): name for pk, name in User.objects.filter(pk__in=accounts).values_list("pk", "username")}
     patients = Patient.objects.visible_to(request.user)
     context = {
         "search": search,
         "problem": problem,
         "values": request.GET,
-        "rows": [_shown(row) for row in rows],
+        "rows": [_shown(row, names) for row in rows],
         "older": search.address(before=after) if after else "",
         "newest": search.address(before=None) if search.before else "",
         "export": search.address(before=None),
@@ -74,8 +76,11 @@ def _of_patient(request: SignedIn) -> HttpResponse:
     return redirect(f"{reverse('audit')}?{urlencode({name: value for name, value in asked.items() if value})}")
 
 
-def _shown(row: AuditEvent) -> dict[str, Any]:
-    return {"row": row, "words": words_of(row.action), "object": object_of(row), "detail": row.detail.items()}
+def _shown(row: AuditEvent, names: dict[str, str]) -> dict[str, Any]:
+    shown = object_of(row)
+    if row.object_kind == "accounts.user" and row.object_id in names:
+        shown = Shown(names[row.object_id])
+    return {"row": row, "words": words_of(row.action), "object": shown, "detail": row.detail.items()}
 
 
 class _Echo:

@@ -60,4 +60,4 @@ def _record(request: HttpRequest, scope: Scope, studies: Any, outcome: Outcome) 
 
 def _key(user: User, environ: Mapping[str, Any], base_path: str, study: str) -> tuple[Any, ...]:
     get = environ.get
-    return (user.pk, user.token_id, get("REMOTE_ADDR"), get("HTTP_X_FORWARDED_FOR"), base_path, study)
+    return (user.id, user.token_id, get("REMOTE_ADDR"), get("HTTP_X_FORWARDED_FOR"), base_path, study)

@@ -66,6 +66,11 @@ def occasion(request: HttpRequest) -> Iterator[Occasion]:
         _occasion.reset(token)
 
 
+def window(seconds: int) -> int:
+    """The number of the window of this length that it is now, since 1970."""
+    return int(time.time()) // seconds
+
+
 class Remembered:
     """Which rows of a window this process has written: asking costs a look into a dictionary, and no query."""
 
@@ -75,18 +80,18 @@ class Remembered:
         self._known: dict[Any, int] = {}
 
     def holds(self, key: Any) -> bool:
-        return self._known.get(key) == int(time.time()) // self.seconds
+        return self._known.get(key) == window(self.seconds)
 
     def add(self, key: Any) -> None:
         """From the commit on; what is rolled back is written again by whoever reads next."""
-        window = int(time.time()) // self.seconds
-        transaction.on_commit(lambda: self._keep(key, window))
+        now = window(self.seconds)
+        transaction.on_commit(lambda: self._keep(key, now))
 
-    def _keep(self, key: Any, window: int) -> None:
+    def _keep(self, key: Any, now: int) -> None:
         with self._lock:
             if len(self._known) >= self.size:
                 self._known.clear()
-            self._known[key] = window
+            self._known[key] = now
 
 
 _written = Remembered()
@@ -123,7 +128,7 @@ def record(
     row.object_kind, row.object_id, row.patient, row.outcome = kind, str(key)[:64], patient, outcome
     row.project_id = project.pk if isinstance(project, Project) else project
     if seconds or once:
-        row.once = _same(row, once or f"{int(time.time()) // seconds}/{seconds}")
+        row.once = _same(row, once or f"{window(seconds)}/{seconds}")
     if row.once is not None and _written.holds(row.once):
         if now is not None:
             now.rows += 1

@@ -25,6 +25,14 @@ def media(settings, tmp_path):
     settings.MEDIA_ROOT = tmp_path / "media"
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """The window stays the same until `clock` is called."""
+    now = [7]
+    monkeypatch.setattr(trail, "window", lambda seconds: now[0])
+    return lambda: now.append(now.pop() + 1)
+
+
 @pytest.fixture
 def project():
     return ProjectFactory(slug="liver", name="Liver")
@@ -113,7 +121,7 @@ def test_an_attempt_at_another_projects_study_is_kept_as_denied(client, project,
     ] * 2
 
 
-def test_dicomweb_reads_are_kept_once_a_window_for_each_user_study_and_address(client, project, series):
+def test_dicomweb_reads_are_kept_once_a_window_for_each_user_study_and_address(client, project, series, clock):
     study = series.study.study_instance_uid
     other = make_ct_series(project, 1, PatientID="P2")
     alice, bob = member(project, Role.VIEWER), member(project, Role.VIEWER)
@@ -130,6 +138,9 @@ def test_dicomweb_reads_are_kept_once_a_window_for_each_user_study_and_address(c
         (bob, str(series.study_id), "192.0.2.8"),
         (bob, str(other.study_id), "127.0.0.1"),
     ]
+    clock()
+    client.get(f"/dicomweb/studies/{study}/metadata")
+    assert len(rows("study.read")) == 5, "another window, another row"
     client.get("/dicomweb/studies")
     assert rows("list.view")[-1].object_kind == "dicomweb"
 
@@ -256,7 +267,7 @@ def test_members_roles_tokens_and_accounts_leave_rows(client, project):
     )
     client.post(reverse("member_remove", args=[project.slug, Membership.objects.get(user=other).pk]))
     assert rows("member.remove")[0].user == manager
-    client.post(reverse("token_create"), {"name": "my notebook", "expires": "30"})
+    client.post(reverse("token_create"), {"name": "my notebook", "expires": "30", "scope": "read"})
     (made,) = rows("token.create")
     assert made.user == manager
     client.post(reverse("token_revoke", args=[made.object_id]))

@@ -70,7 +70,7 @@ def test_profile_saves_names_and_shortcuts(client, project):
 def test_a_token_is_shown_once_works_and_is_revoked(client, project):
     user = member(project)
     client.force_login(user)
-    page = client.post(reverse("token_create"), {"name": "notebook", "expires": "30"})
+    page = client.post(reverse("token_create"), {"name": "notebook", "expires": "30", "scope": "full"})
     secret = re.search(r'value="([\w-]{40,})" aria-label="New token"', page.content.decode()).group(1)
     assert ApiToken.objects.get().digest == ApiToken.digest_of(secret)
     assert secret not in client.get(reverse("profile")).content.decode()
@@ -203,3 +203,55 @@ def test_an_administrator_does_not_lock_the_own_account(client):
     client.post(reverse("user_active", args=[administrator.pk]), {"active": "no"})
     administrator.refresh_from_db()
     assert administrator.is_active
+
+
+@pytest.mark.parametrize("role", ["viewer", ""])
+def test_a_manager_is_asked_before_giving_up_the_own_role(client, project, role):
+    manager = member(project, Role.MANAGER, username="max")
+    member(project, Role.MANAGER)
+    client.force_login(manager)
+    own = Membership.objects.get(user=manager)
+    url = reverse("member_set", args=["liver"]) if role else reverse("member_remove", args=["liver", own.pk])
+    asked = client.post(url, {"username": "max", "role": role})
+    assert "Give up your own role?" in asked.content.decode()
+    assert Membership.objects.get(user=manager).role == Role.MANAGER
+    client.post(url, {"username": "max", "role": role, "sure": "yes"})
+    assert list(Membership.objects.filter(user=manager).values_list("role", flat=True)) == ([role] if role else [])
+
+
+def test_the_list_of_users_asks_as_many_questions_for_many_as_for_few(client, django_assert_num_queries):
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    client.force_login(UserFactory(is_superuser=True))
+    member(ProjectFactory())
+    client.get(reverse("users"))
+    with CaptureQueriesContext(connection) as few:
+        client.get(reverse("users"))
+    for _ in range(20):
+        member(ProjectFactory())
+    with django_assert_num_queries(len(few)):
+        assert client.get(reverse("users")).status_code == 200
+
+
+def test_a_deactivated_user_loses_session_token_and_basic_at_once(client, project):
+    import base64
+
+    user = member(project, Role.MANAGER, username="gone")
+    secret = services.issue_token(user=user)
+    client.force_login(user)
+    basic = base64.b64encode(b"gone:correct horse battery").decode()
+    ways = [{}, {"HTTP_AUTHORIZATION": f"Token {secret}"}, {"HTTP_AUTHORIZATION": f"Basic {basic}"}]
+    assert [client.get("/dicomweb/studies", **way).status_code for way in ways] == [200] * 3
+    services.set_active(user, False)
+    assert [client.get("/dicomweb/studies", **way).status_code for way in ways] == [401] * 3
+    assert client.get(reverse("home")).status_code == 302
+    assert client.get("/api/studies/", **ways[1]).status_code == 401
+
+
+def test_there_is_no_django_admin_beside_the_services(client):
+    """It would write past them, and past the audit trail."""
+    from django.urls import NoReverseMatch
+
+    with pytest.raises(NoReverseMatch):
+        reverse("admin:index")
