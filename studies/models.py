@@ -291,3 +291,9 @@ class Refusal(models.Model):
             ),
         ]
         indexes = [models.Index(fields=["state", "-id"], name="refusal_by_state")]
+
+
+class RemovedFile(models.Model):
+    """A file or folder below MEDIA_ROOT that is to go since its study was deleted; see `studies.removal`."""
+
+    file = models.CharField(max_length=255)

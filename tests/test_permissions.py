@@ -200,6 +200,7 @@ def build() -> SimpleNamespace:
             "member_set": {"username": "outsider", "role": "viewer"},
             "theme": {"theme": "light"},
             "studies": {"q": "x"},
+            "study_move": {"project": project.slug},
             "cohort_create": {"project": project.slug, "name": "Other"},
             "campaign_create": {"project": project.slug},
             "training_create": {"project": project.slug},

@@ -18,6 +18,7 @@ from inference.jobs.services import submit
 from inference.prediction.models import Prediction
 from inference.registry import services as registry
 from inference.registry.models import ModelVersion
+from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 from studies.cohorts.models import Cohort
 from studies.dicom import segmentation
@@ -218,6 +219,16 @@ def _store(
             seconds=round(seconds, 3),
         )
     return CaseOutcome(case.name, case.study.pk, STORED, prediction.pk, round(seconds, 3))
+
+
+def forget(study: Study) -> int:
+    """Delete what versions said about a study that leaves its project or the archive; returns how many results."""
+    found = Prediction.objects.filter(study=study)
+    for prediction in found:
+        trail.record("prediction.delete", prediction, project=study.project_id, patient=study.patient_id)
+    count = found.count()
+    found.delete()
+    return count
 
 
 def counts(outcomes: Iterable[CaseOutcome]) -> dict[str, int]:

@@ -61,6 +61,7 @@ RULES: dict[str, Rule] = {
     "api_campaign-list": LIST,
     # Images
     "study": Rule("study.view", STUDY),
+    "study_leave": Rule("study.view", STUDY, READ_SECONDS),
     "api_study-detail": Rule("study.view", STUDY, READ_SECONDS),
     "api_series-detail": Rule("series.view", SERIES, READ_SECONDS),
     "patient": Rule("patient.view", PATIENT),

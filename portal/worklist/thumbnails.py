@@ -56,11 +56,11 @@ def _of_series(request: HttpRequest, series: Series) -> HttpResponse:
         return _placeholder(request, series.modality or "no image")
     instance = images[count // 2]
     frame = instance.number_of_frames // 2
-    digest = hashlib.sha256(f"{instance.sha256} {frame} {SIDE}".encode()).hexdigest()
+    digest = _digest(instance.sha256, frame)
     unchanged = _unchanged(request, digest)
     if unchanged is not None:
         return unchanged
-    path = media("cache", "thumbnails", digest[:2], f"{digest}.jpg")
+    path = media(_place(digest))
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -70,6 +70,20 @@ def _of_series(request: HttpRequest, series: Series) -> HttpResponse:
             return _placeholder(request, series.modality or "no image")
         _keep(path, data)
     return _answer(data, "image/jpeg", digest)
+
+
+def of_study(study: Study) -> list[str]:
+    """Where thumbnails of a study's images lie, or would lie, below MEDIA_ROOT."""
+    images = Instance.objects.filter(series__study=study, number_of_frames__gt=0)
+    return [_place(_digest(sha256, n // 2)) for sha256, n in images.values_list("sha256", "number_of_frames")]
+
+
+def _digest(sha256: str, frame: int) -> str:
+    return hashlib.sha256(f"{sha256} {frame} {SIDE}".encode()).hexdigest()
+
+
+def _place(digest: str) -> str:
+    return f"cache/thumbnails/{digest[:2]}/{digest}.jpg"
 
 
 def _placeholder(request: HttpRequest, words: str) -> HttpResponse:

@@ -1,10 +1,13 @@
 from django.urls import URLPattern, URLResolver, path
 
-from portal.worklist import cohorts, quarantine, thumbnails, upload, views
+from portal.worklist import cohorts, leaving_views, quarantine, thumbnails, upload, views
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("studies/", views.studies, name="studies"),
     path("studies/<int:pk>/", views.study, name="study"),
+    path("studies/<int:pk>/leave/", leaving_views.study_leave, name="study_leave"),
+    path("studies/<int:pk>/delete/", leaving_views.study_delete, name="study_delete"),
+    path("studies/<int:pk>/move/", leaving_views.study_move, name="study_move"),
     path("studies/<int:pk>/thumbnail/", thumbnails.study_thumbnail, name="study_thumbnail"),
     path("series/<int:pk>/thumbnail/", thumbnails.series_thumbnail, name="series_thumbnail"),
     path("upload/", upload.upload, name="upload"),

@@ -87,6 +87,7 @@ def study(request: HttpRequest, pk: int) -> HttpResponse:
         "may_run": may(user, Action.RUN, study.project),
         "may_curate": may(user, Action.CURATE, study.project),
         "may_send": may(user, Action.IMPORT, study.project),
+        "may_manage": may(user, Action.MANAGE, study.project),
     }
     return render(request, "worklist/study.html", context)
 

@@ -63,8 +63,13 @@ def _text(series: Series, address: str, scope: Scope) -> str:
     return "[" + ",".join(shown(header, f"{address}/instances/{uid}", scope) for header, uid in headers) + "]"
 
 
+def cache_of(series: int) -> str:
+    """The folder of what is kept of a series (its key), below MEDIA_ROOT."""
+    return f"cache/metadata/{series % 256:02x}/{series}"
+
+
 def _cached(series: Series, tag: str) -> Path:
-    return media("cache", "metadata", f"{series.pk % 256:02x}", str(series.pk), f"{tag}.json.gz")
+    return media(cache_of(series.pk), f"{tag}.json.gz")
 
 
 def _keep(path: Path, data: bytes) -> None:

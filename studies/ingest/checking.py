@@ -20,6 +20,7 @@ from django.db.models import Count, F, Q
 from django.db.models.functions import Coalesce
 
 from portal.accounts.models import Project
+from studies import removal
 from studies.ingest import header, store
 from studies.ingest.outcome import Refused
 from studies.ingest.staging import media, quarantine, quarantined
@@ -54,6 +55,7 @@ class Report:
 
 def check(*, repair: bool = False, deep: bool = False, grace: float = 3600.0) -> Report:
     """Compare rows and files. `deep` reads every stored byte; `repair` does what cannot lose anything."""
+    removal.finish()  # a file whose study was deleted is not a lost one
     checker = _Checker(Report(), repair, deep, time.time() - grace)
     checker.stored_files(checker.rows())
     checker.left_overs()
