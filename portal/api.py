@@ -12,6 +12,7 @@ from inference.training.api import TrainingRunViewSet
 from portal.annotation.api import CampaignViewSet
 from portal.pacs.api import NodeViewSet
 from portal.trail.api import AuditViewSet
+from portal.worklist.export_api import ExportViewSet
 from studies.api import ImportViewSet, SeriesViewSet, StudyViewSet
 from studies.cohorts.api import CohortViewSet, ReferenceViewSet
 from studies.refusal_api import RefusalViewSet
@@ -23,6 +24,7 @@ router.register("import", ImportViewSet, basename="api_import")
 router.register("refusals", RefusalViewSet, basename="api_refusal")
 router.register("nodes", NodeViewSet, basename="api_node")
 router.register("cohorts", CohortViewSet, basename="api_cohort")
+router.register("exports", ExportViewSet, basename="api_export")
 router.register("references", ReferenceViewSet, basename="api_reference")
 router.register("jobs", JobViewSet, basename="api_job")
 router.register("models", ModelViewSet, basename="api_model")

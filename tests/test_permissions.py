@@ -23,6 +23,9 @@ from portal.annotation import campaigns
 from portal.annotation.design import QuestionSpec
 from studies.cohorts import services as cohorts
 from studies.dimse import nodes
+from studies.deid import services as deid
+from studies.deid.models import PixelReview
+from studies.deid.profile import Profile
 from studies.ingest import store
 from studies.models import ImportBatch, Refusal
 from tests.factories import ProjectFactory, UserFactory, ct_slice, make_ct_series, member, part10_bytes
@@ -136,6 +139,11 @@ def build() -> SimpleNamespace:
     refusal = conflict(project, series[0])
     # Nobody listens there, and a switched off node is not called.
     node = nodes.create(project, None, name="PACS", ae_title="PACS", host="127.0.0.1", port=9, active=False)
+    export = deid.order(project=project, profile=Profile(), by=manager, cohort=cohort)
+    first = series[0].instances.order_by("pk")[0]
+    review = PixelReview.objects.create(
+        series=series[0], digest="", looked_at=2, frames=2, suspected=True, pictures=[[first.pk, 0]]
+    )
     return SimpleNamespace(
         users=users,
         project=project,
@@ -157,6 +165,8 @@ def build() -> SimpleNamespace:
             "api_refusal": refusal.pk,
             "node_": node.pk,
             "api_node": node.pk,
+            "export": export.pk,
+            "api_export": export.pk,
             "cohort": cohort.pk,
             "case_remove": cohort.pk,
             "api_cohort": cohort.pk,
@@ -182,6 +192,8 @@ def build() -> SimpleNamespace:
             "slug": project.slug,
             "provider_id": "oidc",
             "case": case.pk,
+            "review": review.pk,
+            "number": 0,
             "task": task.pk,
             "step": "pause",
             "extension": "csv",
@@ -201,6 +213,8 @@ def build() -> SimpleNamespace:
             "theme": {"theme": "light"},
             "studies": {"q": "x"},
             "study_move": {"project": project.slug},
+            "exports": {"project": project.slug},
+            "reidentify": {"project": project.slug, "pseudonym": "RR-NOBODY"},
             "cohort_create": {"project": project.slug, "name": "Other"},
             "campaign_create": {"project": project.slug},
             "training_create": {"project": project.slug},
@@ -214,6 +228,7 @@ def build() -> SimpleNamespace:
             },
             "api_cohort-list": {"project": project.slug, "name": "Other"},
             "api_cohort-add-studies": {"studies": [study.pk]},
+            "api_export-list": {"project": project.slug, "cohort": cohort.pk},
             "api_cohort-freeze": {"fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}, "seed": 1},
             "api_training_run-list": {
                 "project": project.slug,

@@ -44,7 +44,7 @@ PLACES = (
         more=True,
         roles=(Role.MANAGER, Role.ENGINEER),
     ),
-    Place("Cohorts", "cohorts", "cohort", "Images", ("cohort", "cohort_create"), more=True),
+    Place("Cohorts", "cohorts", "cohort", "Images", ("cohort", "cohort_create", "exports", "export"), more=True),
     Place("My reading", "my_reading", "reading", "Reading", ("reading_task",)),
     Place("Campaigns", "campaigns", "campaign", "Reading", ("campaign", "campaign_create")),
     Place("Models", "models", "model", "Models", ("model", "version", "training_create", "run_create"), more=True),

@@ -23,6 +23,7 @@ class DataFolder:
         self.postgres = self.root / "postgres"
         self.valkey = self.root / "valkey"
         self.secret_key = self.root / "secret_key"
+        self.deid_key = self.root / "deid_key"
         self.admin_password = self.root / "admin-password"
 
     def create(self) -> None:

@@ -80,6 +80,7 @@ def settings_environment() -> dict[str, str]:
         "DATABASE_URL": f"postgres://{user}{password}@{host}{port}/{quote(str(database['NAME']), safe='')}",
         "CELERY_BROKER_URL": settings.CELERY_BROKER_URL,
         "SECRET_KEY": settings.SECRET_KEY,
+        "DEID_KEY": settings.DEID_KEY,
         "DATA": str(settings.DATA),
         "MEDIA_ROOT": str(settings.MEDIA_ROOT),
     }

@@ -9,6 +9,8 @@ DATA = env.folder("DATA", BASE_DIR / "data")
 MEDIA_ROOT = env.folder("MEDIA_ROOT", DATA / "media")
 
 SECRET_KEY = env.text("SECRET_KEY") or env.kept_secret_key(DATA)
+# Pseudonyms of exports are made from it; whoever has it and a PatientID can tell who is who.
+DEID_KEY = env.text("DEID_KEY") or env.kept_deid_key(DATA)
 ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS", [])
 
@@ -38,6 +40,7 @@ INSTALLED_APPS = [
     "studies.cohorts",
     "studies.dimse",
     "studies.quality",
+    "studies.deid",
     "inference.jobs",
     "inference.registry",
     "inference.training",

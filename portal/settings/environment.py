@@ -112,17 +112,23 @@ def broker(find_running: Callable[[], str | None]) -> str:
 
 def kept_secret_key(data: Path) -> str:
     """The signing key in DATA/secret_key, made at the first start."""
-    folder = DataFolder(data)
+    return _kept(DataFolder(data), DataFolder(data).secret_key, "SECRET_KEY")
+
+
+def kept_deid_key(data: Path) -> str:
+    """The key of pseudonyms in DATA/deid_key, made at the first start."""
+    return _kept(DataFolder(data), DataFolder(data).deid_key, "DEID_KEY")
+
+
+def _kept(folder: DataFolder, path: Path, variable: str) -> str:
     try:
-        if not folder.secret_key.exists():
+        if not path.exists():
             folder.create()
-        return folder.read_or_create_secret(folder.secret_key)
+        return folder.read_or_create_secret(path)
     except RuntimeProblem as problem:
         raise ImproperlyConfigured(str(problem)) from None
     except OSError as error:
-        raise ImproperlyConfigured(
-            f"{folder.secret_key} cannot be read: {error.strerror}. Or set SECRET_KEY."
-        ) from None
+        raise ImproperlyConfigured(f"{path} cannot be read: {error.strerror}. Or set {variable}.") from None
 
 
 def required_with(name: str, other: str) -> str:

@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("SECRET_KEY", "only-for-tests")
+os.environ.setdefault("DEID_KEY", "only-for-tests")
 
 from portal.settings.base import *  # noqa: F403
 

@@ -59,6 +59,7 @@ def cohort_list(request: HttpRequest) -> HttpResponse:
         "rows": rows,
         "project": project,
         "may_curate": projects_where(request.user, Action.CURATE).exists(),
+        "may_export": projects_where(request.user, Action.MANAGE).exists(),
     }
     return render(request, "worklist/cohorts.html", context)
 

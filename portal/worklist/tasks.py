@@ -1,10 +1,18 @@
-"""What beat runs for the archive. Checking is not a job: nobody asked for it, and it starts over by itself."""
+"""Background work of the archive's pages."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from celery import shared_task  # noqa: TID251
 from django.db import connection
 
+from inference.jobs.errors import JobError
+from inference.jobs.run import Run
+from inference.jobs.task import job_task
+from studies.deid import services as deid
+from studies.deid.errors import DeidError
+from studies.deid.models import Export
 from studies.duplicates import services as duplicates
 from studies.quality import services
 
@@ -24,3 +32,20 @@ def check_quality() -> None:
             duplicates.compare_pending(limit=AT_ONCE)
         finally:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+
+
+@job_task(queue="io", max_attempts=2)
+def export_deidentified(run: Run) -> dict[str, Any]:
+    """Write the de-identified copies of an export."""
+    export = Export.objects.select_related("project", "cohort").get(pk=run.parameters["export"])
+
+    def report(fraction: float, text: str) -> None:
+        run.check()
+        run.progress(fraction, text)
+
+    try:
+        deid.make(export, report)
+        run.log(f"{export.report['profile']}: {export.size:,} bytes, SHA-256 {export.sha256}")
+    except DeidError as error:
+        raise JobError(error.cause, error.next_step) from error
+    return {"export": export.pk, "bytes": export.size}

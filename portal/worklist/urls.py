@@ -1,6 +1,6 @@
 from django.urls import URLPattern, URLResolver, path
 
-from portal.worklist import cohorts, leaving_views, quarantine, thumbnails, upload, views
+from portal.worklist import cohorts, exports, leaving_views, quarantine, thumbnails, upload, views
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("studies/", views.studies, name="studies"),
@@ -26,4 +26,12 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("cohorts/<int:pk>/freeze/", cohorts.cohort_freeze, name="cohort_freeze"),
     path("cohorts/<int:pk>/cases.csv", cohorts.cohort_export, name="cohort_export"),
     path("cohorts/<int:pk>/cases/<int:case>/remove/", cohorts.case_remove, name="case_remove"),
+    path("exports/", exports.exports, name="exports"),
+    path("exports/reidentify/", exports.reidentify, name="reidentify"),
+    path("exports/<int:pk>/", exports.export, name="export"),
+    path("exports/<int:pk>/restart/", exports.export_restart, name="export_restart"),
+    path("exports/<int:pk>/discard/", exports.export_discard, name="export_discard"),
+    path("exports/<int:pk>/file/", exports.export_download, name="export_download"),
+    path("exports/<int:pk>/pixels/<int:review>/", exports.export_review, name="export_review"),
+    path("exports/<int:pk>/pixels/<int:review>/<int:number>.png", exports.export_picture, name="export_picture"),
 ]

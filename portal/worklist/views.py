@@ -53,6 +53,7 @@ def studies(request: HttpRequest) -> HttpResponse:
         "may_import": projects_where(user, Action.IMPORT).exists(),
         "may_curate": projects_where(user, Action.CURATE).exists(),
         "may_run": projects_where(user, Action.RUN).exists(),
+        "may_export": projects_where(user, Action.MANAGE).exists(),
     }
     return render(request, "worklist/studies.html", context)
 
