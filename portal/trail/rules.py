@@ -33,6 +33,8 @@ PROJECT = Subject("accounts.Project", "pk", argument="slug", field="slug")
 USER = Subject("accounts.User")
 MEMBER = Subject("accounts.Membership", "project_id")
 
+EXPORT = Subject("deid.Export", "project_id")
+
 LIST = Rule("list.view", seconds=READ_SECONDS)
 
 RULES: dict[str, Rule] = {
@@ -95,6 +97,14 @@ RULES: dict[str, Rule] = {
     "cohort_export": Rule("cohort.export", COHORT),
     **dict.fromkeys(["cohort_freeze", "case_remove", "api_cohort-freeze"], Rule("cohort.change", COHORT)),
     "api_cohort-add-studies": Rule("cohort.change", COHORT),
+    # De-identified exports; what was ordered, signed and written is recorded by the services
+    **dict.fromkeys(["exports", "api_export-list"], LIST),
+    **dict.fromkeys(["export", "api_export-detail", "api_export-pixels"], Rule("export.view", EXPORT, READ_SECONDS)),
+    "export_picture": Rule("export.view", EXPORT, READ_SECONDS),
+    **dict.fromkeys(["export_download", "api_export-file"], Rule("export.fetch", EXPORT)),
+    **dict.fromkeys(["export_restart", "export_discard", "export_review"], Rule("export.change", EXPORT)),
+    "api_export-sign": Rule("export.change", EXPORT),
+    "reidentify": Rule("pseudonym.reveal"),
     "api_reference-detail": Rule("reference.view", REFERENCE, READ_SECONDS),
     # Campaigns and reading
     "campaign": Rule("campaign.view", CAMPAIGN, READ_SECONDS),

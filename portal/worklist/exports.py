@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from inference.jobs.models import Job
 from inference.jobs.services import submit
+from portal.accounts.audit.models import AuditEvent
 from portal.accounts.current import current_project
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, may, projects_where
@@ -23,7 +24,7 @@ from portal.worklist.tasks import export_deidentified
 from studies.deid import keys, pixels, services
 from studies.deid.burned_in import Box
 from studies.deid.errors import DeidError
-from studies.deid.models import Export, Lookup, PixelReview
+from studies.deid.models import Export, PixelReview
 from studies.deid.options import Option
 from studies.dicom.rendering import encode
 from studies.models import Study
@@ -64,9 +65,7 @@ def exports(request: HttpRequest) -> HttpResponse:
         "page": Paginator(found.order_by("-pk"), PAGE_SIZE).get_page(request.GET.get("page")),
         "studies": studies,
         "several": several,
-        "lookups": Lookup.objects.filter(patient__project=project).select_related("by")[:10]
-        if _user(request).is_superuser
-        else [],
+        "lookups": _lookups(project) if _user(request).is_superuser else [],
     }
     return render(request, "worklist/exports.html", context, status=422 if form.errors else 200)
 
@@ -112,7 +111,7 @@ def export_restart(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def export_discard(request: HttpRequest, pk: int) -> HttpResponse:
     try:
-        services.discard(_managed(request, pk))
+        services.discard(_managed(request, pk), by=_user(request))
         messages.success(request, "The file is deleted; the report stays.")
     except DeidError as error:
         messages.error(request, str(error))
@@ -182,6 +181,12 @@ def start(export: Export, by: User) -> Job:
     return submit(
         export_deidentified, project=export.project, title=export.title, parameters={"export": export.pk}, by=by
     )
+
+
+def _lookups(project: Project) -> list[AuditEvent]:
+    """Who went back from a pseudonym lately."""
+    asked = AuditEvent.objects.filter(action="pseudonym.reveal", project=project, patient__isnull=False)
+    return list(asked.select_related("user")[:10])
 
 
 def _job(export: Export) -> Job | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from django.conf import settings
 from django.db import transaction
 
+from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 from studies.deid.errors import DeidError
-from studies.deid.models import Lookup
 from studies.deid.pseudonyms import Keyed
 from studies.models import Patient
 
@@ -28,5 +28,5 @@ def reidentify(project: Project, value: str, *, by: User) -> Patient:
     if found is None:
         raise DeidError("unknown", "No patient of the project has this pseudonym.", "Check its letters.")
     patient = Patient.objects.get(pk=found)
-    Lookup.objects.create(patient=patient, by=by)
+    trail.record("pseudonym.reveal", patient, patient=patient.pk, user=by)
     return patient

@@ -1,4 +1,4 @@
-"""Sign-offs of pixels, exports, and who went back to a patient. Written by the services of `studies.deid` only."""
+"""Sign-offs of pixels, and exports. Written by the services of `studies.deid` only."""
 
 from __future__ import annotations
 
@@ -7,21 +7,7 @@ from django.db import models
 
 from portal.accounts.models import Project, User
 from studies.cohorts.models import Cohort
-from studies.models import Patient, Series, Study
-
-
-class Lookup(models.Model):
-    """That an administrator asked who is behind a pseudonym."""
-
-    patient = models.ForeignKey(Patient, on_delete=models.PROTECT, related_name="+")
-    by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
-    at = models.DateTimeField(auto_now_add=True)
-
-    class Meta:
-        ordering = ["-id"]
-
-    def __str__(self) -> str:
-        return f"lookup {self.pk}"
+from studies.models import Series, Study
 
 
 class PixelReviewQuerySet(models.QuerySet["PixelReview"]):

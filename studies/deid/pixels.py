@@ -10,6 +10,7 @@ import pydicom
 from django.db import transaction
 from django.utils import timezone
 
+from portal.accounts.audit import trail
 from portal.accounts.models import User
 from studies.deid.burned_in import Box, suspicions, text_boxes
 from studies.deid.errors import DeidError
@@ -49,7 +50,7 @@ def sign(review: PixelReview, *, decision: str, by: User, blanked: list[Box] | N
 
     Raises `DeidError` (`decision`).
     """
-    review = PixelReview.objects.select_for_update().get(pk=review.pk)
+    review = PixelReview.objects.select_for_update(of=["self"]).select_related("series__study").get(pk=review.pk)
     if decision not in PixelReview.Decision.values:
         raise DeidError("decision", "That is no decision.", f"Choose {', '.join(PixelReview.Decision.values)}.")
     places = [Box(*found["box"]) for found in review.boxes] if blanked is None else blanked
@@ -62,6 +63,11 @@ def sign(review: PixelReview, *, decision: str, by: User, blanked: list[Box] | N
     review.decision, review.by, review.at = decision, by, timezone.now()
     review.blanked = [_listed(box) for box in places] if decision == PixelReview.Decision.BLANK else []
     review.save(update_fields=["decision", "by", "at", "blanked"])
+    study = review.series.study
+    trail.record(
+        "pixels.sign", review.series, project=study.project_id, patient=study.patient_id, user=by,
+        decision=str(decision), places=len(review.blanked),
+    )  # fmt: skip
     return review
 
 

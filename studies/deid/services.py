@@ -8,10 +8,12 @@ import shutil
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
+from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 from studies.cohorts.models import Cohort
 from studies.deid.errors import DeidError
@@ -46,6 +48,7 @@ def order(
         created_by=by,
     )
     export.studies.set({study.pk for study in wanted})
+    trail.record("export.order", export, user=by, studies=len(wanted), options=export.profile.count(","))
     return export
 
 
@@ -89,17 +92,24 @@ def make(export: Export, report: Report | None = None) -> Export:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     export.file, export.size, export.sha256 = path, size, sha256
-    _ended(export, Export.State.DONE, "", summary)
+    try:
+        _finished(export, summary)
+    except BaseException:
+        media(path).unlink()  # what cannot be told of does not exist
+        raise
     return export
 
 
-def discard(export: Export) -> None:
+@transaction.atomic
+def discard(export: Export, *, by: User) -> None:
     """Delete the file of an export; what was exported stays known. Raises `DeidError` (`not_ready`)."""
     if export.state != Export.State.DONE:
         raise DeidError("not_ready", "The export has no file.", "There is nothing to delete.")
-    media(export.file).unlink(missing_ok=True)
+    held = media(export.file)
     export.file, export.state = "", Export.State.DISCARDED
     export.save(update_fields=["file", "state"])
+    trail.record("export.discard", export, user=by)
+    transaction.on_commit(lambda: held.unlink(missing_ok=True))
 
 
 def reviews_of(export: Export):
@@ -112,6 +122,14 @@ def read_zip(export: Export) -> io.BufferedReader:
     if export.state != Export.State.DONE or not media(export.file).is_file():
         raise DeidError("not_ready", "The export has no file.", "Start it again.")
     return media(export.file).open("rb")
+
+
+@transaction.atomic
+def _finished(export: Export, summary: dict[str, Any]) -> None:
+    _ended(export, Export.State.DONE, "", summary)
+    trail.record("export.write", export, user=export.created_by, bytes=export.size)
+    for study in export.studies.order_by("pk"):
+        trail.record("study.deidentify", study, user=export.created_by, export=export.pk)
 
 
 def _ended(export: Export, state: Export.State, failure: str, report: dict) -> None:

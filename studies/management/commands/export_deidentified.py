@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
 
+from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, may
 from studies.cohorts.models import Cohort
@@ -61,7 +63,10 @@ class Command(BaseCommand):
             order = Order(project, studies, profile, nifti=options["nifti"], results=options["results"])
             if options["sign_off"]:
                 self._sign(order, options["sign_off"], options["by"])
-            report = write(order, out)
+            with transaction.atomic():
+                report = write(order, out)
+                for study in studies:
+                    trail.record("study.deidentify", study, user=None)
         except DeidError as error:
             raise CommandError(str(error)) from error
         if options["json"]:

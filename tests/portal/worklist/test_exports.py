@@ -12,11 +12,12 @@ from django.urls import reverse
 
 from inference.jobs.models import Job
 from inference.jobs.run import execute
+from portal.accounts.audit.models import AuditEvent
 from portal.accounts.models import Role
 from portal.worklist.tasks import export_deidentified
 from studies.cohorts import services as cohorts
 from studies.deid import keys, services
-from studies.deid.models import Export, Lookup, PixelReview
+from studies.deid.models import Export, PixelReview
 from studies.deid.profile import Profile
 from tests.factories import ProjectFactory, UserFactory, ct_datasets, ct_slice, member, store_datasets
 
@@ -80,6 +81,9 @@ def test_from_the_form_to_the_file(client, project, manager, broker):
     assert sum(name.endswith(".nii.gz") for name in archive.namelist()) == 1
     client.post(reverse("export_discard", args=[export.pk]))
     assert "The file was deleted" in client.get(address).content.decode()
+    assert list(services.media("exports").iterdir()) == []
+    told = set(AuditEvent.objects.filter(project=project).values_list("action", flat=True))
+    assert {"export.order", "export.write", "study.deidentify", "export.fetch", "export.discard"} <= told
 
 
 def test_studies_selected_in_the_worklist_are_exported(client, project, manager):
@@ -159,7 +163,7 @@ def test_only_administrators_go_back(client, project, manager):
     assert "behind a pseudonym" not in client.get(reverse("exports")).content.decode()
     client.force_login(UserFactory(is_superuser=True))
     assert client.post(reverse("reidentify"), asked).url == reverse("patient", args=[patient.pk])
-    assert Lookup.objects.get().patient == patient
+    assert AuditEvent.objects.get(action="pseudonym.reveal", outcome="success").patient == patient.pk
     assert f"patient {patient.pk}" in client.get(reverse("exports") + "?project=chest").content.decode()
 
 

@@ -13,12 +13,13 @@ from django.conf import settings as configured
 from django.core.management import CommandError, call_command
 from PIL import Image, ImageDraw, ImageFont
 
+from portal.accounts.audit.models import AuditEvent
 from portal.settings.environment import kept_deid_key
 from studies.cohorts import services as cohorts
 from studies.deid import keys, pixels, services
 from studies.deid.burned_in import Box
 from studies.deid.errors import DeidError
-from studies.deid.models import Export, Lookup, PixelReview
+from studies.deid.models import Export, PixelReview
 from studies.deid.profile import Profile
 from studies.deid.writing import LeakFound, Order, questions, write
 from studies.dicom import phantom
@@ -102,10 +103,11 @@ def test_one_patient_is_one_pseudonym_over_time_and_only_administrators_go_back(
     assert found[0] == found[1] != found[2]
     with pytest.raises(DeidError):
         keys.reidentify(project, found[0], by=member(project))
-    assert not Lookup.objects.exists()
+    assert not AuditEvent.objects.filter(action="pseudonym.reveal").exists()
     admin = UserFactory(is_superuser=True)
     assert keys.reidentify(project, found[0], by=admin) == first.patient
-    assert Lookup.objects.get().by == admin
+    asked = AuditEvent.objects.get(action="pseudonym.reveal")
+    assert (asked.user, asked.patient, asked.project) == (admin, first.patient_id, project)
     with pytest.raises(DeidError, match="No patient"):
         keys.reidentify(ProjectFactory(), found[0], by=admin)
 
@@ -248,11 +250,12 @@ def test_an_export_becomes_a_zip_and_may_be_deleted(project):
         told = json.loads(archive.read("deidentified/report.json"))
     assert told["profile"] == "basic"
     assert not any("phantom" in name.lower() for name in names)
-    held = services.media(export.file)
-    services.discard(export)
-    assert not held.exists()
+    services.discard(export, by=export.created_by)
     with pytest.raises(DeidError, match="has no file"):
         services.read_zip(export)
+    kinds = ("export.order", "export.write", "study.deidentify", "export.discard")
+    told = AuditEvent.objects.filter(action__in=kinds).order_by("pk")
+    assert [(event.action, event.user) for event in told] == [(kind, export.created_by) for kind in kinds]
 
 
 @pytest.mark.parametrize("stops", [KeyboardInterrupt, DeidError("leak", "Found.")])
