@@ -22,10 +22,10 @@ from portal.accounts.models import ApiToken, Role
 from portal.annotation import campaigns
 from portal.annotation.design import QuestionSpec
 from studies.cohorts import services as cohorts
-from studies.dimse import nodes
 from studies.deid import services as deid
 from studies.deid.models import PixelReview
 from studies.deid.profile import Profile
+from studies.dimse import nodes
 from studies.ingest import store
 from studies.models import ImportBatch, Refusal
 from tests.factories import ProjectFactory, UserFactory, ct_slice, make_ct_series, member, part10_bytes
