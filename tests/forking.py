@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import select
 import signal
 import traceback
 from collections.abc import Callable
 
 from django.db import connection, connections
+
+SECONDS = 120.0  # after which a child hangs
 
 
 def fork(work: Callable[[], None]) -> int:
@@ -22,6 +26,7 @@ def fork(work: Callable[[], None]) -> int:
     if pid:
         return pid
     status = 1
+    faulthandler.dump_traceback_later(SECONDS * 0.9)  # what a lock held by another thread of the parent would look like
     try:
         for inherited in connections.all(initialized_only=True):
             inherited.connection = None
@@ -33,11 +38,16 @@ def fork(work: Callable[[], None]) -> int:
         os._exit(status)
 
 
-def wait(pid: int) -> int:
-    """The child's wait status. The child never outlives the wait."""
+def wait(pid: int, seconds: float = SECONDS) -> int:
+    """The child's wait status. One that takes longer than `seconds` fails the test; none outlives the wait."""
+    handle = os.pidfd_open(pid)
     try:
+        ended, _, _ = select.select([handle], [], [], seconds)
+        assert ended, f"The child hung for {seconds:.0f} s; the stacks of its threads are among the errors."
         return os.waitpid(pid, 0)[1]
-    except BaseException:  # the time limit of the test
+    except BaseException:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise
+    finally:
+        os.close(handle)
