@@ -6,6 +6,7 @@ Source: NIfTI-1 (nifti1.h), as nibabel reads it: the sform where it is set, else
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ UNIT_MM = {"meter": 1000.0, "micron": 0.001}
 SUFFIXES = (".nii.gz", ".nii")
 # Cosines between axes below this count as right angles; a single-precision header is good for about 1e-6.
 SHEAR = 1e-3
+MAX_BYTES = 4 << 30  # of the voxels of one file
 # Image and mask lie on the same grid where their corners differ by less than this many mm.
 SAME_PLACE = 1e-2
 
@@ -67,11 +69,13 @@ def is_nifti(path: Path) -> bool:
 
 
 def read(path: Path) -> Nifti:
-    """A 3-D NIfTI file. Raises `NiftiError` with code `unreadable`, `not_3d`, `not_scalar`, `affine` or `sheared`."""
+    """A 3-D NIfTI file. Raises `NiftiError` with code `unreadable`, `not_3d`, `not_scalar`, `too_large`, `affine` or
+    `sheared`."""
     try:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is one as well
             raise NiftiError("The file is not NIfTI.", "Give .nii or .nii.gz files.", code="unreadable")
+        _check_size(image)
         proxy: Any = image.dataobj
         raw = np.asanyarray(proxy.get_unscaled())
         slope, intercept = float(proxy.slope), float(proxy.inter)
@@ -83,21 +87,35 @@ def read(path: Path) -> Nifti:
             "Copy or download it again.",
             code="unreadable",
         ) from error
-    if raw.dtype.kind not in "iufb":
+    while raw.ndim > 3:
+        raw = raw[..., 0]
+    return Nifti(raw.transpose(2, 1, 0), slope, intercept, _lps_affine(image))
+
+
+def _check_size(image: nib.Nifti1Image) -> None:
+    """What the header says, before a byte of the voxels is read: a packed file may hold a thousand times its size."""
+    kind, shape = image.get_data_dtype(), list(image.shape)
+    if kind.kind not in "iufb":
         raise NiftiError(
-            f"The voxels are {raw.dtype} (colour or complex); one number per voxel is needed.",
+            f"The voxels are {kind} (colour or complex); one number per voxel is needed.",
             "Convert the file to a grey-scale volume.",
             code="not_scalar",
         )
-    while raw.ndim > 3 and raw.shape[-1] == 1:
-        raw = raw[..., 0]
-    if raw.ndim != 3 or 0 in raw.shape:
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    if len(shape) != 3 or 0 in shape:
         raise NiftiError(
-            f"The file has the shape {'×'.join(map(str, raw.shape))}; a single 3-D volume is needed.",
+            f"The file has the shape {'×'.join(map(str, shape))}; a single 3-D volume is needed.",
             "Split a time series or several channels into one file each.",
             code="not_3d",
         )
-    return Nifti(raw.transpose(2, 1, 0), slope, intercept, _lps_affine(image))
+    size = math.prod(shape) * kind.itemsize
+    if size > MAX_BYTES:
+        raise NiftiError(
+            f"The volume has {size:,} bytes unpacked; {MAX_BYTES:,} are allowed.",
+            "Crop or resample it.",
+            code="too_large",
+        )
 
 
 def _lps_affine(image: nib.Nifti1Image) -> np.ndarray:

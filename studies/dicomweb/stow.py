@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
@@ -31,10 +30,13 @@ _REASONS = {
 _CANNOT_UNDERSTAND = 0xC000
 
 
-@dataclass
-class _Group:
-    entries: list[Staged | tuple[str, Refused]] = field(default_factory=list)
-    size: int = 0
+class _Stored(NamedTuple):
+    """What the answer says of an object that is in the archive now."""
+
+    study: str
+    series: str
+    sop_class: str
+    sop_instance: str
 
 
 class _Conversation:
@@ -42,9 +44,10 @@ class _Conversation:
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        self.groups: dict[StoreTarget, _Group] = {}
+        self.groups: dict[StoreTarget, store.Group] = {}
         self.batches: dict[tuple[int, str], ImportBatch] = {}
-        self.outcomes: list[Outcome] = []
+        self.stored: list[_Stored] = []
+        self.failed: list[Outcome] = []
         self.denied: Problem | None = None
         self.received = 0
 
@@ -73,10 +76,9 @@ class _Conversation:
         self._put(target, entry)
 
     def _put(self, target: StoreTarget, entry: Staged | tuple[str, Refused]) -> None:
-        group = self.groups.setdefault(target, _Group())
-        group.entries.append(entry)
-        group.size += entry.size if isinstance(entry, Staged) else 0
-        if len(group.entries) >= limits.GROUP_FILES or group.size >= limits.GROUP_BYTES:
+        group = self.groups.setdefault(target, store.Group())
+        group.add(entry)
+        if group.full:
             self._store(target)
 
     def close(self) -> None:
@@ -96,19 +98,25 @@ class _Conversation:
         if batch is None:
             batch = ImportBatch(project=target.project, source=source, created_by=self.scope.user)
             self.batches[target.project.pk, source] = batch
-        self.outcomes += store.store_staged(
+        for outcome in store.store_staged(
             group.entries,
             batch=batch,
             origin=target.origin,
             created_by=target.created_by,
             provenance=target.provenance,
-        )
+        ):
+            if outcome.instance is None:
+                self.failed.append(outcome)
+            else:
+                series = outcome.instance.series.series_instance_uid
+                uids = (outcome.study_instance_uid, series, outcome.sop_class_uid, outcome.sop_instance_uid)
+                self.stored.append(_Stored(*uids))
 
     def _drop(self, entry: Staged, code: str, reason: str) -> None:
         """An object that this user may not store here leaves nothing behind."""
         entry.path.unlink(missing_ok=True)
         header = entry.header
-        self.outcomes.append(
+        self.failed.append(
             Outcome(
                 State.REFUSED,
                 entry.name,
@@ -140,7 +148,7 @@ class _Conversation:
 
     def _only_answer(self, name: str, refusal: Refused) -> None:
         _forget(refusal.path)
-        self.outcomes.append(Outcome(State.REFUSED, name, code=refusal.code, reason=refusal.reason))
+        self.failed.append(Outcome(State.REFUSED, name, code=refusal.code, reason=refusal.reason))
 
 
 def _forget(path: Path | None) -> None:
@@ -163,6 +171,9 @@ def store_instances(request: HttpRequest, scope: Scope, study: str | None = None
     try:
         for part in _parts(request):
             count += 1
+            if count > limits.MAX_PARTS:
+                part.path.unlink(missing_ok=True)
+                raise Problem(413, f"The request has more than {limits.MAX_PARTS:,} parts. Send several requests.")
             kind = part.kind.split(";")[0].strip().lower()
             if kind and kind != DICOM:
                 part.path.unlink(missing_ok=True)
@@ -209,16 +220,15 @@ def _alone(stream: Any) -> Iterator[multipart.Part]:
 def _answer(request: HttpRequest, conversation: _Conversation, study: str | None) -> HttpResponse:
     """PS3.18 table 10.5.3-1: 200 all stored, 202 some, 409 none (403 where nothing was allowed)."""
     base = addresses.root(request, conversation.scope.base_path)
-    done = [outcome for outcome in conversation.outcomes if not outcome.refused]
-    failed = [outcome for outcome in conversation.outcomes if outcome.refused]
+    done, failed = conversation.stored, conversation.failed
     body: dict[str, Any] = {}
-    studies = {outcome.study_instance_uid for outcome in done}
+    studies = {stored.study for stored in done}
     if len(studies) == 1:
         body["00081190"] = {"vr": "UR", "Value": [f"{base}/studies/{studies.pop()}"]}
     if failed:
         body["00081198"] = {"vr": "SQ", "Value": [_failure(outcome) for outcome in failed]}
     if done:
-        body["00081199"] = {"vr": "SQ", "Value": [_success(outcome, base) for outcome in done]}
+        body["00081199"] = {"vr": "SQ", "Value": [_success(stored, base) for stored in done]}
     status = 200 if not failed else 202 if done else 409
     if conversation.denied is not None and not done and all(outcome.code == "forbidden" for outcome in failed):
         status = conversation.denied.status
@@ -226,25 +236,24 @@ def _answer(request: HttpRequest, conversation: _Conversation, study: str | None
     return JsonResponse(body, status=status, content_type=JSON if "detail" not in body else "application/json")
 
 
-def _success(outcome: Outcome, base: str) -> dict[str, Any]:
-    series = outcome.instance.series.series_instance_uid if outcome.instance else ""
-    address = f"{base}/studies/{outcome.study_instance_uid}/series/{series}/instances/{outcome.sop_instance_uid}"
-    return {**_reference(outcome), "00081190": {"vr": "UR", "Value": [address]}}
+def _success(stored: _Stored, base: str) -> dict[str, Any]:
+    address = addresses.instance(base, stored.study, stored.series, stored.sop_instance)
+    return {**_reference(stored.sop_class, stored.sop_instance), "00081190": {"vr": "UR", "Value": [address]}}
 
 
 def _failure(outcome: Outcome) -> dict[str, Any]:
     reason = _REASONS.get(outcome.code, _CANNOT_UNDERSTAND)
     return {
-        **_reference(outcome),
+        **_reference(outcome.sop_class_uid, outcome.sop_instance_uid),
         "00081197": {"vr": "US", "Value": [reason]},
         "00000902": {"vr": "LO", "Value": [f"{outcome.code}: {outcome.reason}"]},
     }
 
 
-def _reference(outcome: Outcome) -> dict[str, Any]:
+def _reference(sop_class: str, sop_instance: str) -> dict[str, Any]:
     found = {}
-    if outcome.sop_class_uid:
-        found["00081150"] = {"vr": "UI", "Value": [outcome.sop_class_uid]}
-    if outcome.sop_instance_uid:
-        found["00081155"] = {"vr": "UI", "Value": [outcome.sop_instance_uid]}
+    if sop_class:
+        found["00081150"] = {"vr": "UI", "Value": [sop_class]}
+    if sop_instance:
+        found["00081155"] = {"vr": "UI", "Value": [sop_instance]}
     return found

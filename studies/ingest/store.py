@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,27 @@ def open_batch(project: Project, source: ImportBatch.Source | str, by: User | No
         batch = ImportBatch.objects.create(project=project, source=source, created_by=by)
         trail.record("import.open", batch, user=by, source=str(source))
     return batch
+
+
+@dataclass
+class Group:
+    """Files that will share a transaction and a sync."""
+
+    entries: list[Staged | tuple[str, Refused]] = field(default_factory=list)
+    size: int = 0
+    text: int = 0
+
+    def add(self, entry: Staged | tuple[str, Refused]) -> None:
+        self.entries.append(entry)
+        if isinstance(entry, Staged):
+            self.size += entry.size
+            self.text += len(entry.header.instance["header"])
+
+    @property
+    def full(self) -> bool:
+        return (
+            len(self.entries) >= limits.GROUP_FILES or self.size >= limits.GROUP_BYTES or self.text >= limits.GROUP_TEXT
+        )
 
 
 def store_file(
@@ -68,17 +90,14 @@ def store_files(
 
     A `Refused` in place of a source stands for something that never became a file, such as an unsafe archive entry.
     """
-    entries: list[Staged | tuple[str, Refused]] = []
-    size = 0
+    group = Group()
     for source, name in sources:
-        entry = _staged(source, name or (source.name if isinstance(source, Path) else ""))
-        entries.append(entry)
-        size += entry.size + len(entry.header.instance["header"]) if isinstance(entry, Staged) else 0
-        if len(entries) >= limits.GROUP_FILES or size >= limits.GROUP_BYTES:
+        group.add(_staged(source, name or (source.name if isinstance(source, Path) else "")))
+        if group.full:
+            entries, group = group.entries, Group()
             yield from store_staged(entries, batch=batch, origin=origin, created_by=created_by, provenance=provenance)
-            entries, size = [], 0
-    if entries:
-        yield from store_staged(entries, batch=batch, origin=origin, created_by=created_by, provenance=provenance)
+    if group.entries:
+        yield from store_staged(group.entries, batch=batch, origin=origin, created_by=created_by, provenance=provenance)
 
 
 def store_dataset(

@@ -106,9 +106,12 @@ class Command(BaseCommand):
     def _print(self, summary: Summary) -> None:
         for refused in summary.refused:
             self.stdout.write(f"refused  {refused.file}  [{refused.code}] {refused.reason}")
+        counts = f"{summary.stored} stored, {summary.duplicate} already there, {len(summary.refused)} refused"
+        if summary.cohort is None:
+            self.stdout.write(f"{counts} · no cohort and no reference standard: there is no image for them")
+            return
         self.stdout.write(
-            f"{summary.stored} stored, {summary.duplicate} already there, {len(summary.refused)} refused"
-            f" · cohort {summary.cohort}: {summary.cases} cases of {summary.patients} patients"
+            f"{counts} · cohort {summary.cohort}: {summary.cases} cases of {summary.patients} patients"
             + (f", split {summary.splits}" if summary.frozen else ", not frozen")
             + (f" · reference standard {summary.reference} v{summary.reference_version}" if summary.reference else "")
         )

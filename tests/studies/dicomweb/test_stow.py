@@ -10,11 +10,12 @@ from django.test.utils import CaptureQueriesContext
 from portal.accounts.audit.models import AuditEvent
 from portal.accounts.models import ApiToken, Role
 from portal.accounts.services import issue_token, remove_member, set_role
-from studies.ingest import quarantine, store
+from studies.ingest import limits, quarantine, store
 from studies.models import ImportBatch, Instance, Refusal, Study
 from tests import factories
 from tests.studies.dicomweb.fronted import FrontClient
 from tests.studies.dicomweb.test_front import front, hasty, noticed  # noqa: F401  # fixtures
+from tests.studies.ingest.memory import cost, peak
 
 MARK = b"xxBOUNDARYxx"
 KIND = f'multipart/related; type="application/dicom"; boundary={MARK.decode()}'
@@ -180,3 +181,34 @@ def test_every_store_is_in_the_audit_trail_and_a_token_that_reads_stores_nothing
     assert client.get("/dicomweb/studies", **header).status_code == 200
     assert stow(client, alice, [third], **header).status_code == 403
     assert Instance.objects.count() == 2
+
+
+def test_a_request_of_endless_parts_is_ended_and_leaves_nothing_waiting(project, alice, client, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_PARTS", 3)
+    answer = stow(client, alice, slices(4))
+    assert answer.status_code == 413
+    assert "several requests" in answer.json()["detail"]
+    assert not list(store.absolute_path("incoming").iterdir())
+    assert stow(client, alice, slices(3)).status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_hostile_parts_cost_little_memory(project, alice, client):
+    wide = factories.ct_slice()
+    for k in range(20):  # headers that grow sixfold as JSON
+        wide.add_new(0x60011000 + k, "UT", "\x01" * 100_000)
+    grown = factories.part10_bytes(wide)
+    head = {**token(alice), "content_type": KIND}
+
+    def work():
+        many = body(*[grown.replace(b"1.2.826", b"1.2.%03d" % k) for k in range(12)], *[b"x" * 50] * 100)
+        before = peak()
+        answer = client.post("/dicomweb/projects/lung/studies", many, **head)
+        return [answer.status_code, len(many) >> 20, peak() - before]
+
+    found = cost(work)
+    status, sent, more = found.result
+    assert (status, sent) == (202, 22)
+    assert more < 120  # MB, with copies of the body; their JSON alone takes 138 MB
+    assert Instance.objects.count() == 12
+    assert Refusal.objects.count() == 100

@@ -27,9 +27,9 @@ def cost(work: Callable[[], Any]) -> Cost:
     out, into = os.pipe()
 
     def measured() -> None:
-        before, began = _peak(), time.monotonic()
+        before, began = peak(), time.monotonic()
         result = work()
-        os.write(into, json.dumps([(_peak() - before) / 1024, time.monotonic() - began, result]).encode())
+        os.write(into, json.dumps([peak() - before, time.monotonic() - began, result]).encode())
 
     pid = fork(measured)
     os.close(into)
@@ -40,5 +40,6 @@ def cost(work: Callable[[], Any]) -> Cost:
     return Cost(*json.loads(data))
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB; a fork starts at what its parent holds
+def peak() -> float:
+    """The most resident memory of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB; a fork starts at what its parent holds

@@ -9,7 +9,9 @@ import zipfile
 import pytest
 from django.core.management import CommandError, call_command
 
-from studies.ingest import limits
+from studies.ingest import limits, quarantine, store
+from studies.ingest.importing import import_paths, import_uploads
+from studies.ingest.store import open_batch
 from studies.models import ImportBatch, Instance, Refusal, Study
 from tests import factories
 
@@ -128,3 +130,25 @@ def test_projects(tmp_path):
         run(tmp_path / "a.dcm", project="new")
     assert run(tmp_path / "a.dcm", project="new", create_project=True)["project"] == "new"
     assert Study.objects.get().project.slug == "new"
+
+
+def test_files_of_one_name_in_one_upload_are_both_stored(project, tmp_path):
+    one, two = (factories.part10_bytes(dataset) for dataset in factories.ct_datasets(2))
+    batch = open_batch(project, ImportBatch.Source.UPLOAD)
+    packed = a_zip(tmp_path / "a.zip", [("IM0001", one)])
+    with zipfile.ZipFile(packed, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("IM0001", two)
+    found = import_uploads([(io.BytesIO(one), "IM0001"), (io.BytesIO(two), "IM0001")], batch=batch)
+    assert [(outcome.name, outcome.state) for outcome in found.outcomes] == [("IM0001", "stored")] * 2
+    again = import_paths([packed], batch=open_batch(project, ImportBatch.Source.UPLOAD))
+    assert [(outcome.name, outcome.state) for outcome in again.outcomes] == [("a.zip/IM0001", "duplicate")] * 2
+    assert {store.absolute_path(row.file).read_bytes() for row in Instance.objects.all()} == {one, two}
+
+
+def test_broken_files_of_one_name_are_both_explained_and_kept(project):
+    one, two = (factories.part10_bytes(dataset) for dataset in factories.ct_datasets(2))
+    batch = open_batch(project, ImportBatch.Source.UPLOAD)
+    import_uploads([(io.BytesIO(one[:-9]), "IM0001"), (io.BytesIO(two[:-99]), "IM0001")], batch=batch)
+    kept = Refusal.objects.order_by("pk")
+    assert [(row.name, row.code) for row in kept] == [("IM0001", "truncated")] * 2
+    assert [quarantine.path_of(row).read_bytes() for row in kept] == [one[:-9], two[:-99]]

@@ -240,3 +240,23 @@ def test_hippocampus_crops_read_back_in_simpleitk_as_the_files_they_came_from(pr
         np.testing.assert_allclose(a, b, atol=float(np.ptp(b)) / 65535 / 2 * 1.01 if b.dtype.kind == "f" else 0)
         header = pydicom.dcmread(next(target.iterdir()))
         assert header.PatientID == series.study.patient.patient_id
+
+
+def test_when_everything_was_refused_the_command_says_so_in_words(tmp_path, project):
+    (tmp_path / "images").mkdir()
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape((3000, 3000, 3000))  # 54 GB unpacked, of which a packed file of some kB could be full
+    start = header.binaryblock + b"\0\0\0\0" + bytes(1 << 20)
+    (tmp_path / "images" / "bomb.nii.gz").write_bytes(gzip.compress(start))
+    (tmp_path / "images" / "text.nii.gz").write_bytes(gzip.compress(b"no NIfTI at all"))
+    out = StringIO()
+    with pytest.raises(CommandError, match="every file was refused"):
+        call_command(
+            "import_nifti", str(tmp_path / "images"), "--project", "brains", "--cohort", "Crops", stdout=out
+        )  # fmt: skip
+    shown = out.getvalue()
+    assert "[too_large] The volume has 54,000,000,000 bytes" in shown
+    assert "0 stored, 0 already there, 2 refused · no cohort" in shown
+    assert "None" not in shown
+    assert not Cohort.objects.exists()
