@@ -11,7 +11,7 @@ from django.conf import settings
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from studies.dicom import segmentation
+from studies.dicom import projection, segmentation
 from studies.dicom.errors import ImageError
 from studies.dicom.labels import Label
 from studies.dicom.volume import Volume, from_datasets
@@ -21,6 +21,19 @@ from studies.models import Instance, Series
 def load_volume(series: Series) -> Volume:
     """The images of a series as a volume. Raises `studies.dicom.errors.ImageError` with cause and next step."""
     return from_datasets(_read(instance) for instance in _images(series))
+
+
+def load_image(series: Series) -> Volume:
+    """What a classifier sees: the volume, or for a single image that has no place in the patient one slice.
+
+    Raises `ImageError`.
+    """
+    instances = _images(series)
+    if len(instances) == 1 and instances[0].number_of_frames == 1:
+        dataset = _read(instances[0])
+        if "ImagePositionPatient" not in dataset:
+            return projection.from_dataset(dataset)
+    return load_volume(series)
 
 
 def load_label_map(series: Series, like: Volume, labels: Sequence[Label] | None = None) -> np.ndarray:

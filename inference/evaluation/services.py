@@ -10,11 +10,12 @@ from django.db import transaction
 from django.utils import timezone
 
 from inference.errors import EvaluationError
-from inference.evaluation import overlap, summary
+from inference.evaluation import classification, overlap, summary
 from inference.evaluation.models import CaseResult, Evaluation
 from inference.jobs.services import submit
 from inference.prediction.models import Prediction
 from inference.registry.models import ModelVersion
+from inference.training import class_cases
 from inference.training.services import find_reference
 from portal.accounts.models import User
 from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard, Split
@@ -48,10 +49,11 @@ def start(
             f"The cohort “{cohort.name}” is not frozen, so it has no {split} patients.",
             "Freeze it, or evaluate on all of its cases.",
         )
-    structures_of(version, reference)
-    if not labelled_cases(reference, split):
+    names = structures_of(version, reference)
+    if not labelled_cases(reference, split, names):
+        what = "class" if reference.kind == ReferenceStandard.Kind.CLASSIFICATION else "segmentation"
         raise EvaluationError(
-            f"“{reference}” has no segmentation for a {split or 'single'} case of “{cohort.name}”.",
+            f"“{reference}” has no {what} for a {split or 'single'} case of “{cohort.name}”.",
             "Choose another split or reference standard.",
         )
     with transaction.atomic():
@@ -68,7 +70,22 @@ def start(
 
 
 def structures_of(version: ModelVersion, reference: ReferenceStandard) -> list[str]:
-    """The structures that the model and the reference standard share, by name. Raises `EvaluationError`."""
+    """The structures or classes that the model and the reference standard share. Raises `EvaluationError`."""
+    classifies = version.manifest["task"] == "classification"
+    if classifies != (reference.kind == ReferenceStandard.Kind.CLASSIFICATION):
+        raise EvaluationError(
+            f"The model gives {'classes' if classifies else 'segmentations'}, the reference standard “{reference}” "
+            "does not.",
+            "Choose a reference standard of the model's kind.",
+        )
+    if classifies:
+        shared = [label["name"] for label in version.manifest["labels"] if label["name"] in reference.classes]
+        if len(shared) < 2:
+            raise EvaluationError(
+                f"Model and reference standard “{reference}” share fewer than two classes.",
+                "Choose a reference standard whose classes are named as the model's.",
+            )
+        return shared
     known = {label["name"].casefold() for label in reference.labels}
     names = [label["name"] for label in version.manifest["labels"]]
     shared = [name for name in names if name.casefold() in known]
@@ -81,7 +98,10 @@ def structures_of(version: ModelVersion, reference: ReferenceStandard) -> list[s
     return shared
 
 
-def labelled_cases(reference: ReferenceStandard, split: str) -> list[ReferenceLabel]:
+def labelled_cases(reference: ReferenceStandard, split: str, structures: Sequence[str]) -> list[ReferenceLabel]:
+    """Cases with a segmentation, or with one of the classes."""
+    if reference.kind == ReferenceStandard.Kind.CLASSIFICATION:
+        return class_cases.classified(reference, structures, split)
     entries = reference.case_labels.filter(segmentation__isnull=False)
     if split:
         entries = entries.filter(case__cohort_patient__split=split)
@@ -97,6 +117,18 @@ def measure(
 ) -> dict[str, summary.CaseFigures]:
     """The figures of one case, for each structure. Raises `ImageError`."""
     labels = version.manifest["labels"]
+    if version.manifest["task"] == "classification":
+        likeliest = max(structures, key=lambda name: prediction.scores[name])
+        return {
+            name: summary.CaseFigures(
+                case=entry.case.name,
+                patient=entry.case.cohort_patient.patient_id,
+                present=entry.values["class"] == name,
+                predicted=likeliest == name,
+                score=prediction.scores[name],
+            )
+            for name in structures
+        }
     volume = load_volume(entry.case.image)
     truth = load_label_map(entry.segmentation, volume, labels)  # type: ignore[arg-type]
     found = load_label_map(prediction.segmentation, volume, labels)  # type: ignore[arg-type]
@@ -149,6 +181,27 @@ def finish(
     evaluation.save(update_fields=["summary", "overlap", "finished_at"])
 
 
+def classes_of(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Accuracy, confusion matrix and pairwise AUC of an evaluated classifier, from its case results; None of others."""
+    if evaluation.version.manifest["task"] != "classification":
+        return None
+    truth: dict[int, str] = {}
+    patients: dict[int, int] = {}
+    scores: dict[int, dict[str, float]] = {}
+    for result in evaluation.case_results.select_related("case__cohort_patient").order_by("case_id"):
+        scores.setdefault(result.case_id, {})[result.structure] = result.score or 0.0
+        patients[result.case_id] = result.case.cohort_patient.patient_id
+        if result.present:
+            truth[result.case_id] = result.structure
+    kept = sorted(truth)
+    return classification.summarise(
+        list(evaluation.summary),
+        [truth[case] for case in kept],
+        [scores[case] for case in kept],
+        [patients[case] for case in kept],
+    )
+
+
 def report(evaluation: Evaluation, *, user: User | None = None) -> dict[str, Any]:
     """The evaluation for a program to read: ids, summary with intervals, per-case values.
 
@@ -187,6 +240,7 @@ def report(evaluation: Evaluation, *, user: User | None = None) -> dict[str, Any
             for name, figures in evaluation.summary.items()
         },
         "summary": evaluation.summary,
+        "classification": classes_of(evaluation),
         "overlap": evaluation.overlap,
         "cases": list(cases.values()),
     }

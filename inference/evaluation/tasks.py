@@ -29,14 +29,12 @@ def evaluate(run: Run) -> dict[str, Any]:
     absent = [label["name"] for label in version.manifest["labels"] if label["name"] not in structures]
     if absent:
         run.log(f"Not in the reference standard, so not evaluated: {', '.join(absent)}", "warning")
-    entries = services.labelled_cases(reference, evaluation.split)
+    entries = services.labelled_cases(reference, evaluation.split, structures)
     failed = _predict_missing(run, evaluation, entries)
-    predictions = {
-        found.image_id: found
-        for found in Prediction.objects.filter(
-            version=version, image__in=[entry.case.image_id for entry in entries], segmentation__isnull=False
-        ).select_related("segmentation")
-    }
+    made = Prediction.objects.filter(version=version, image__in=[entry.case.image_id for entry in entries])
+    if version.manifest["task"] == "segmentation":
+        made = made.filter(segmentation__isnull=False)
+    predictions = {found.image_id: found for found in made.select_related("segmentation")}
     ready = [entry for entry in entries if entry.case.image_id in predictions]
     measured = []
     for number, entry in enumerate(ready):

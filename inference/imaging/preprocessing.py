@@ -72,6 +72,18 @@ def resample(volume: Volume, *, spacing: Sequence[float | None]) -> Volume:
     return Volume(array, tuple(map(float, new)), origin, volume.direction)  # type: ignore[arg-type]
 
 
+def resize(volume: Volume, *, to: Sequence[int]) -> Volume:
+    """Linear interpolation to `to` (z, y, x) voxels over the same field of view; 0 keeps an axis."""
+    wanted = [n or have for n, have in zip(to, volume.shape, strict=True)]
+    spacing = [have * n / m for have, n, m in zip(volume.spacing, volume.shape, wanted, strict=True)]
+    return resample(volume, spacing=spacing)
+
+
+def scale(volume: Volume, *, factor: float, offset: float) -> Volume:
+    """factor · value + offset, for networks that learned on another scale."""
+    return volume.like(volume.array.astype(np.float32) * np.float32(factor) + np.float32(offset))
+
+
 def crop_foreground(volume: Volume, *, above: float, margin: float) -> Volume:
     """The box around all voxels brighter than `above`, widened by `margin` mm; its offset stays in the geometry."""
     mask = volume.array > above
@@ -138,7 +150,7 @@ def normalise(volume: Volume, *, method: str, region: str, zeros: str = "change"
 
 @dataclass(frozen=True)
 class Setting:
-    kind: str  # number, positive, percent, choice, orientation, spacing, size
+    kind: str  # number, percent, choice, orientation, spacing, size, voxels
     default: Any = None
     choices: tuple[str, ...] = ()
 
@@ -159,6 +171,10 @@ def _ordered(step: Step) -> str | None:
 OPERATORS: dict[str, Operator] = {
     "orient": Operator(orient, {"to": Setting("orientation", "LPS")}, summary="Turn to a common orientation"),
     "resample": Operator(resample, {"spacing": Setting("spacing")}, summary="Resample to a spacing in mm"),
+    "resize": Operator(resize, {"to": Setting("voxels")}, summary="Resize to a number of voxels"),
+    "scale": Operator(
+        scale, {"factor": Setting("number", 1.0), "offset": Setting("number", 0.0)}, summary="Multiply and add"
+    ),
     "crop_foreground": Operator(
         crop_foreground,
         {"above": Setting("number", 0.0), "margin": Setting("number", 0.0)},
@@ -238,6 +254,18 @@ def prepare(volume: Volume, steps: Sequence[Step]) -> Volume:
         settings = {key: value for key, value in step.items() if key != "name"}
         volume = OPERATORS[step["name"]].apply(volume, **settings)
     return volume.like(np.ascontiguousarray(volume.array, dtype=np.float32))
+
+
+def to_size(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """float32 [z, y, x] of a fixed size: cut, or its edges repeated, about the centre."""
+    for axis, want in enumerate(size):
+        have = array.shape[axis]
+        if have > want:
+            array = array.take(range((have - want) // 2, (have - want) // 2 + want), axis=axis)
+        elif have < want:
+            before = (want - have) // 2
+            array = np.pad(array, [(before, want - have - before) if a == axis else (0, 0) for a in range(3)], "edge")
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def resample_channels(channels: np.ndarray, source: Volume, target: Volume, *, outside: Sequence[float]) -> np.ndarray:
@@ -355,6 +383,8 @@ def _checked(value: Any, setting: Setting, place: str) -> Any:
         axes = sorted(AXES[letter][0] if letter in AXES else -1 for letter in value)
         if axes == [0, 1, 2]:
             return value
+    if setting.kind == "voxels" and isinstance(value, list) and len(value) == 3 and all(map(_is_count, value)):
+        return list(value)
     if setting.kind in ("spacing", "size") and isinstance(value, list) and len(value) == 3:
         keep = (None, 0) if setting.kind == "spacing" else ()
         if all(item in keep or (number(item) and item > 0) for item in value):
@@ -366,5 +396,10 @@ def _checked(value: Any, setting: Setting, place: str) -> Any:
         "orientation": "three letters, one of L/R, one of A/P, one of S/I, such as LPS",
         "spacing": "three positive numbers in mm (z, y, x), 0 where an axis keeps its own",
         "size": "three positive numbers in mm (z, y, x)",
+        "voxels": "three whole numbers of voxels (z, y, x), 0 where an axis keeps its own",
     }[setting.kind]
     raise PreprocessingError(f"{place} is {value!r}; it must be {wanted}.")
+
+
+def _is_count(item: Any) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool) and 0 <= item <= 4096

@@ -25,10 +25,10 @@ WARM_MODELS = 2
 
 @dataclass(frozen=True)
 class Output:
-    """label_map: uint8 [z, y, x] on the grid of the input; scores: highest probability of each structure in the image;
-    volumes_ml: volume of each structure in the label map."""
+    """label_map: uint8 [z, y, x] on the grid of the input, None of a classifier; scores: highest probability of each
+    structure in the image, or the probability of each class; volumes_ml: volume of each structure in the label map."""
 
-    label_map: np.ndarray
+    label_map: np.ndarray | None
     scores: dict[str, float]
     volumes_ml: dict[str, float]
 
@@ -47,10 +47,21 @@ class LoadedModel:
         manifest = self.bundle.manifest
         prepared = preprocessing.prepare(volume, manifest["preprocessing"])
         check_size(manifest, prepared)
+        if manifest["task"] == "classification":
+            return self._classify(prepared)
         found = probabilities(
             self.network, torch.from_numpy(prepared.array)[None], manifest["inference"], tick=tick
         ).cpu()
         return to_output(found.numpy(), prepared, volume, manifest["labels"])
+
+    def _classify(self, prepared: Volume) -> Output:
+        manifest = self.bundle.manifest
+        image = torch.from_numpy(preprocessing.to_size(prepared.array, manifest["inference"]["window"]))[None, None]
+        image = image.to(self.device)
+        with torch.inference_mode():
+            logits = self.network(image[:, :, 0] if manifest["network"]["dimensions"] == 2 else image)
+        shares = torch.softmax(logits[0].float(), dim=0).tolist()
+        return Output(None, dict(zip((label["name"] for label in manifest["labels"]), shares, strict=True)), {})
 
 
 def to_output(found: np.ndarray, prepared: Volume, volume: Volume, labels: list[dict[str, Any]]) -> Output:

@@ -25,7 +25,7 @@ from studies.dicom import segmentation
 from studies.dicom.errors import ImageError
 from studies.ingest.store import open_batch, store_dataset
 from studies.models import ImportBatch, Origin, Series, Study
-from studies.volumes import load_volume, source_datasets
+from studies.volumes import load_image, load_volume, source_datasets
 
 if TYPE_CHECKING:  # torch takes seconds to load; pages that start a run do without
     from inference.prediction import engine
@@ -163,8 +163,10 @@ def _predict_one(
         if case.image is None:
             raise PredictionError("The study has no images.", "Import its images, or choose another study.")
         engine.check_modality(model.bundle.manifest, case.image.modality)
-        output = model.predict(load_volume(case.image), tick=tick)
-        dataset = segmentation.write(
+        classifies = model.bundle.manifest["task"] == "classification"
+        volume = load_image(case.image) if classifies else load_volume(case.image)
+        output = model.predict(volume, tick=tick)
+        dataset = output.label_map is not None and segmentation.write(
             source_datasets(case.image),
             output.label_map,
             model.bundle.labels,
@@ -176,7 +178,7 @@ def _predict_one(
         return CaseOutcome(case.name, case.study.pk, FAILED, cause=error.cause, next_step=error.next_step)
     seconds = time.monotonic() - started
     try:
-        return _store(version, case, output, dataset, seconds, job=job, batch=batch, by=by, transact=transact)
+        return _store(version, case, output, dataset or None, seconds, job=job, batch=batch, by=by, transact=transact)
     except IntegrityError:  # another job was quicker; what this one stored is rolled back
         found = Prediction.objects.filter(version=version, image=case.image).first()
         if found is None:
@@ -188,7 +190,7 @@ def _store(
     version: ModelVersion,
     case: Target,
     output: engine.Output,
-    dataset: Dataset,
+    dataset: Dataset | None,
     seconds: float,
     *,
     job: Job | None,
@@ -196,11 +198,13 @@ def _store(
     by: User | None,
     transact: Callable[[], AbstractContextManager[Any]],
 ) -> CaseOutcome:
-    """Segmentation and prediction in one transaction."""
+    """Segmentation, where there is one, and prediction in one transaction."""
     assert case.image is not None
     with transact(), transaction.atomic():
-        stored = store_dataset(dataset, batch=batch, origin=Origin.MODEL, created_by=by, provenance=str(version))
-        if stored.instance is None:
+        stored = dataset and store_dataset(
+            dataset, batch=batch, origin=Origin.MODEL, created_by=by, provenance=str(version)
+        )
+        if stored is not None and stored.instance is None:
             return CaseOutcome(
                 case.name,
                 case.study.pk,
@@ -213,7 +217,7 @@ def _store(
             study=case.study,
             image=case.image,
             job=job,
-            segmentation=stored.instance.series,
+            segmentation=stored.instance.series if stored is not None and stored.instance is not None else None,
             scores=output.scores,
             measurements={name: {"volume_ml": round(volume, 4)} for name, volume in output.volumes_ml.items()},
             seconds=round(seconds, 3),

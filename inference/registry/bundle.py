@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # torch takes seconds to load; pages that read a manifest do 
 FORMAT = "readroom-bundle/1"
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".npy", ".joblib")
-TASKS = ("segmentation",)
+TASKS = ("segmentation", "classification")
 AXES = ("zyx", "xyz")  # the order of the spatial axes of what the network sees
 
 Manifest = dict[str, Any]
@@ -54,7 +54,7 @@ class Bundle:
             spec["name"],
             dimensions=spec["dimensions"],
             in_channels=len(self.manifest["inputs"]),
-            out_channels=len(self.labels) + 1,
+            out_channels=len(self.labels) + (self.manifest["task"] == "segmentation"),  # with the background
             parameters=spec["parameters"],
         )
         weights = read_safetensors(self.folder / WEIGHTS)

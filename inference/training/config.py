@@ -38,7 +38,7 @@ class Key:
 
 TOP: dict[str, Key] = {
     "name": Key("slug", summary="Name of the model; a run makes its next version"),
-    "task": Key("choice", "segmentation", choices=("segmentation",), summary="What the model does"),
+    "task": Key("choice", "segmentation", choices=("segmentation", "classification"), summary="What the model does"),
     "description": Key("text", "", summary="Intended use, in a sentence"),
 }
 SECTIONS: dict[str, dict[str, Key]] = {
@@ -46,7 +46,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "project": Key("text", "", summary="Slug of the project, where the command does not give it"),
         "cohort": Key("text", "", summary="Name of a frozen cohort, where the command does not give it"),
         "reference": Key("text", "", summary="Name of the reference standard; the newest where empty"),
-        "structures": Key("texts", [], summary="Structures to learn; all where empty"),
+        "structures": Key("texts", [], summary="Structures or classes to learn; all where empty"),
         "modality": Key("texts", [], summary="Modalities that the model accepts; those of the cohort where empty"),
     },
     "network": {"name": Key("text", "unet"), "dimensions": Key("whole", 3, 2, 3)},
@@ -59,7 +59,15 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "foreground_share": Key("number", 0.0, 0, 1, summary="Share of patches centred on a structure"),
         "epochs": Key("whole", 100, 1, 100000),
         "max_minutes": Key("number", 0.0, 0, 60 * 24 * 30, summary="Ends training after this time; 0: no limit"),
-        "loss": Key("choice", "dice_ce", choices=("dice_ce", "dice", "cross_entropy")),
+        "loss": Key("choice", "dice_ce", choices=("dice_ce", "dice", "cross_entropy", "focal", "tversky")),
+        "class_weights": Key("choice", "none", choices=("none", "balanced"), summary="Rare classes count as much"),
+        "strategy": Key("choice", "scratch", choices=("scratch", "frozen", "transfer"), summary="For classification"),
+        "weights": Key("text", "", summary="`imagenet`, or the path of a file; for frozen and transfer"),
+        "backbone_rate": Key("number", 0.1, 0, 1, summary="Learning rate below the last layer, as share"),
+        "regularisation": Key(
+            "number", 0.01, 1e-8, 1e8, summary="C of the last layer on frozen features; less is firmer"
+        ),
+        "early_stopping": Key("whole", 0, 0, 1000, summary="Validations without gain after which it ends; 0: never"),
         "learning_rate": Key("number", 1e-3, 1e-8, 10),
         "warmup": Key("number", 0.05, 0, 0.9, summary="Share of the training in which the learning rate rises"),
         "weight_decay": Key("number", 0.01, 0, 1),
@@ -78,6 +86,13 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "brightness": Key("number", 0.0, 0, 10, summary="Largest shift of the normalised values"),
         "gamma": Key("number", 0.0, 0, 2, summary="Largest |log gamma|"),
         "noise": Key("number", 0.0, 0, 10, summary="Largest standard deviation of added noise"),
+    },
+    "cross_validation": {
+        "schemes": Key("texts", ["folds"], summary="folds: those of the cohort; sources: leave one source out"),
+        "source": Key("text", "", summary="Variable that says where an image comes from, or manufacturer"),
+        "baselines": Key(
+            "texts", [], summary="logistic_regression, svm, random_forest, sparse on handcrafted features"
+        ),
     },
     "inference": {
         "window": Key("sizes", None, summary="Sliding window in voxels (z, y, x); the patch where left out"),
@@ -130,6 +145,8 @@ def check(raw: Any) -> Config:
         config[section] = {key: _value(given, key, rule, f"{section}.{key}", problems) for key, rule in rules.items()}
     config["preprocessing"] = _preprocessing(raw.get("preprocessing", DEFAULT_PREPROCESSING), problems)
     _network(config, raw.get("network", {}), problems)
+    if config["task"] == "classification" and isinstance(raw.get("training", {}), dict):
+        config["training"]["loss"] = raw.get("training", {}).get("loss", "cross_entropy")
     if not problems:
         _together(config, problems)
     if problems:
@@ -156,6 +173,27 @@ def _network(config: Config, given: Any, problems: list[str]) -> None:
         problems.append(f"network: {error.cause} {error.next_step}".strip())
 
 
+SCHEMES = ("folds", "sources")
+BASELINES = ("logistic_regression", "svm", "random_forest", "sparse")
+
+
+def _classification(config: Config, problems: list[str]) -> None:
+    """Rules between the keys of a classifier."""
+    training, validation = config["training"], config["cross_validation"]
+    if training["loss"] not in ("cross_entropy", "focal", "dice", "tversky"):
+        problems.append("training.loss: a classifier learns with cross_entropy, focal, dice or tversky.")
+    if training["strategy"] != "scratch" and not training["weights"]:
+        problems.append(f"training.weights: missing; {training['strategy']} needs imagenet or the path of a file.")
+    if training["strategy"] == "frozen" and training["loss"] != "cross_entropy":
+        problems.append("training.loss: on frozen features it is cross_entropy.")
+    for key, allowed in (("schemes", SCHEMES), ("baselines", BASELINES)):
+        for name in validation[key]:
+            if name not in allowed:
+                problems.append(f"cross_validation.{key}: {name!r} is none of {', '.join(allowed)}.")
+    if "sources" in validation["schemes"] and not validation["source"]:
+        problems.append("cross_validation.source: missing; say which variable holds the source of an image.")
+
+
 def planned(config: Config) -> bool:
     """Whether the network still has to configure itself from the training images."""
     return config["network"]["name"] == "nnunet" and not config["network"]["parameters"]["strides"]
@@ -163,6 +201,8 @@ def planned(config: Config) -> bool:
 
 def _together(config: Config, problems: list[str]) -> None:
     """Rules between keys."""
+    if config["task"] == "classification":
+        _classification(config, problems)
     name, parameters = config["network"]["name"], config["network"]["parameters"]
     dimensions = config["network"]["dimensions"]
     network = table.NETWORKS[name]

@@ -18,9 +18,10 @@ from inference.errors import TrainingError
 from inference.networks.memory import training_bytes
 from inference.training.config import Config
 from inference.training.data import SegmentationData
-from inference.training.module import Clock, SegmentationModule
+from inference.training.module import Clock, SegmentationModule, TrainingModule
 
 CHECKPOINT = "last.ckpt"
+FIGURES = {"dice": "Dice", "auc": "AUC"}
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
@@ -35,7 +36,8 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
-    """weights: what the bundle gets (averaged where averaging is on); validation: Dice per structure and case."""
+    """weights: what the bundle gets (averaged where averaging is on); validation: Dice
+    per structure and case, or AUC per class."""
 
     weights: dict[str, Tensor]
     epochs: int
@@ -51,10 +53,16 @@ def fit(config: Config, structures: list[str], data: SegmentationData, folder: P
     Whatever `watcher.check()` raises passes through; the last checkpoint stays. Raises `TrainingError`.
     """
     settings = config["training"]
-    use_all_cores()
     clock = Clock(data.steps_per_epoch() * settings["epochs"], settings["max_minutes"])
     module = SegmentationModule(config, structures, clock)
-    _check_memory(module, data, settings, watcher)
+    return run_fit(config, module, data, folder, watcher)
+
+
+def run_fit(config: Config, module: TrainingModule, data: Any, folder: Path, watcher: Watcher) -> Trained:
+    """data: a data module with `training`, `validation` and `set_epoch`. See `fit`."""
+    settings = config["training"]
+    use_all_cores()
+    _check_memory(module, min(settings["batch_size"], len(data.train_dataloader().dataset)), settings, watcher)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     report = _Report(watcher, data, folder)
@@ -90,10 +98,10 @@ def fit(config: Config, structures: list[str], data: SegmentationData, folder: P
             report.on_validation_epoch_end(trainer, module)
     return Trained(
         # Cloned, as some networks name a tensor twice and safetensors stores no tensor under two names.
-        weights={key: value.detach().cpu().contiguous().clone() for key, value in module.averaged.state_dict().items()},
+        weights={key: value.detach().cpu().contiguous().clone() for key, value in module.final_weights().items()},
         epochs=report.epochs,
         steps=trainer.global_step,
-        seconds=clock.elapsed,
+        seconds=module.clock.elapsed,
         validation=module.validation,
         train_loss=module.train_loss,
     )
@@ -115,7 +123,7 @@ def use_all_cores() -> None:
 class _Report(pl.Callback):
     """Progress, curves, cancel, and a checkpoint after every epoch."""
 
-    def __init__(self, watcher: Watcher, data: SegmentationData, folder: Path) -> None:
+    def __init__(self, watcher: Watcher, data: Any, folder: Path) -> None:
         self.watcher, self.data, self.folder = watcher, data, folder
         self.epochs = self.validated_epoch = 0
 
@@ -135,9 +143,10 @@ class _Report(pl.Callback):
         epoch = trainer.current_epoch + 1 if trainer.state.fn == "fit" else self.epochs
         self.validated_epoch = epoch
         for name, value in means.items():
-            self.watcher.metric(f"val_dice/{name}"[:60], epoch, value)
+            self.watcher.metric(f"val_{module.figure}/{name}"[:60], epoch, value)
         words = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-        self.watcher.log(f"Epoch {epoch}: validation Dice {words or 'undefined'}")
+        self.watcher.log(f"Epoch {epoch}: validation {FIGURES[module.figure]} {words or 'undefined'}")
+        module.note_validation()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         self.epochs = trainer.current_epoch + 1
@@ -159,12 +168,10 @@ class _Report(pl.Callback):
         return f"epoch {trainer.current_epoch + 1} of {'at most ' if module.clock.budget else ''}{total}{loss}"
 
 
-def _check_memory(
-    module: SegmentationModule, data: SegmentationData, settings: dict[str, Any], watcher: Watcher
-) -> None:
+def _check_memory(module: TrainingModule, batch: int, settings: dict[str, Any], watcher: Watcher) -> None:
     needed = training_bytes(
         module.network,
-        batch=min(settings["batch_size"], len(data.patches)),
+        batch=batch,
         in_channels=1,
         patch=settings["patch"][3 - module.config["network"]["dimensions"] :],
     )

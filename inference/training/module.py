@@ -1,16 +1,16 @@
-"""The Lightning module for segmentation: loss, optimiser, schedule, averaged weights, validation Dice."""
+"""The Lightning modules: loss, optimiser, schedule, averaged weights, early stopping, validation figures."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from monai.losses import DiceCELoss, DiceLoss
+from monai.losses import DiceCELoss, DiceLoss, FocalLoss, TverskyLoss
 from torch import Tensor, nn
 
 from inference.errors import TrainingError
@@ -52,37 +52,54 @@ def learning_rate(peak: float, fraction: float, warmup: float) -> float:
     return peak * max(0.5 * (1 + math.cos(math.pi * rest)), 1e-3)
 
 
-class SegmentationModule(pl.LightningModule):
-    """config: as checked by inference.training.config; structures: names in the order of the label numbers 1, 2, …"""
+class TrainingModule(pl.LightningModule):
+    """What trainings share: optimiser, schedule, averaged weights, early stopping.
 
-    def __init__(self, config: Mapping[str, Any], structures: list[str], clock: Clock) -> None:
+    config: as checked by inference.training.config; structures: names of what is learned, in the order of the outputs.
+    """
+
+    figure = "dice"  # of the validation, on whose mean early stopping looks; higher is better
+
+    def __init__(self, config: Mapping[str, Any], structures: list[str], network: nn.Module, clock: Clock) -> None:
         super().__init__()
         self.config, self.settings, self.structures = config, config["training"], structures
-        self.clock = clock
-        spec = config["network"]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.settings["seed"])
-            self.network = table.build(
-                spec["name"],
-                dimensions=spec["dimensions"],
-                in_channels=1,
-                out_channels=len(structures) + 1,
-                parameters=spec["parameters"],
-            )
-            if spec["dimensions"] == 3:
-                self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.averaged = copy.deepcopy(self.network).eval().requires_grad_(False)
-        losses = {
-            "dice_ce": lambda: DiceCELoss(to_onehot_y=True, softmax=True),
-            "dice": lambda: DiceLoss(to_onehot_y=True, softmax=True, include_background=False),
-            "cross_entropy": lambda: _CrossEntropy(),
-        }
-        self.loss = losses[self.settings["loss"]]()
+        self.clock, self.network = clock, network
+        self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
         self.augment = Augmentation(config["augmentation"])
         self.validation: dict[str, list[float]] = {}
         self._losses: list[float] = []
+        self.best: float | None = None
+        self.best_weights: dict[str, Tensor] = {}
+        self.waited = 0  # validations since the best one
 
-    def train(self, mode: bool = True) -> SegmentationModule:
+    def loss_of(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        raise NotImplementedError
+
+    def rates(self) -> list[dict[str, Any]]:
+        """Groups of parameters with their `share` of the learning rate."""
+        return [{"params": list(self.network.parameters()), "share": 1.0}]
+
+    def note_validation(self) -> None:
+        """Keep the best weights where early stopping is on, and stop where nothing was gained for long."""
+        means = [sum(values) / len(values) for values in self.validation.values() if values]
+        if not self.settings["early_stopping"] or not means:
+            return
+        value = sum(means) / len(means)
+        gained = self.best is None or value > self.best
+        if gained or value == self.best:  # of equals the longer trained one
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in self.averaged.state_dict().items()}
+        if gained:
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+            if self.waited >= self.settings["early_stopping"]:
+                self.trainer.should_stop = True
+
+    def final_weights(self) -> dict[str, Tensor]:
+        """The best ones where early stopping is on, else the averaged ones."""
+        return self.best_weights or self.averaged.state_dict()
+
+    def train(self, mode: bool = True) -> TrainingModule:
         super().train(mode)
         self.averaged.eval()
         return self
@@ -98,7 +115,7 @@ class SegmentationModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
-            self.network.parameters(), lr=self.settings["learning_rate"], weight_decay=self.settings["weight_decay"]
+            self.rates(), lr=self.settings["learning_rate"], weight_decay=self.settings["weight_decay"]
         )
 
     def on_fit_start(self) -> None:
@@ -114,16 +131,13 @@ class SegmentationModule(pl.LightningModule):
             self.settings["learning_rate"], self.clock.fraction(self.global_step), self.settings["warmup"]
         )
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         generator = torch.Generator().manual_seed(
             _mix(self.settings["seed"] + 1, self.current_epoch, batch_idx, self.global_rank)
         )
-        with torch.no_grad():
-            images, labels = self.augment(batch["image"], batch["labels"], generator)
-        logits = slicewise(self.network, images, self.config["network"]["dimensions"])
-        loss = self.loss(logits.float(), labels.long())
+        loss = self.loss_of(batch, generator)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
@@ -150,6 +164,41 @@ class SegmentationModule(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.validation = {name: [] for name in self.structures}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["elapsed_seconds"] = self.clock.elapsed
+        checkpoint["early_stopping"] = {"best": self.best, "waited": self.waited, "weights": self.best_weights}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.clock.before = float(checkpoint["elapsed_seconds"])
+        kept = checkpoint["early_stopping"]
+        self.best, self.waited, self.best_weights = kept["best"], kept["waited"], kept["weights"]
+
+
+class SegmentationModule(TrainingModule):
+    """structures: names in the order of the label numbers 1, 2, …; the validation figure is each case's Dice."""
+
+    def __init__(self, config: Mapping[str, Any], structures: list[str], clock: Clock) -> None:
+        spec = config["network"]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config["training"]["seed"])
+            network = table.build(
+                spec["name"],
+                dimensions=spec["dimensions"],
+                in_channels=1,
+                out_channels=len(structures) + 1,
+                parameters=spec["parameters"],
+            )
+        if spec["dimensions"] == 3:
+            network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        super().__init__(config, structures, network, clock)
+        self.loss = LOSSES[self.settings["loss"]]()
+
+    def loss_of(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            images, labels = self.augment(batch["image"], batch["labels"], generator)
+        logits = slicewise(self.network, images, self.config["network"]["dimensions"])
+        return self.loss(logits.float(), labels.long())
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         found = probabilities(self.averaged, batch["image"][0], self.config["inference"]).argmax(0).cpu().numpy()
         truth = batch["labels"][0, 0].cpu().numpy()
@@ -158,16 +207,19 @@ class SegmentationModule(pl.LightningModule):
             if value is not None:
                 self.validation[name].append(value)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["elapsed_seconds"] = self.clock.elapsed
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.clock.before = float(checkpoint["elapsed_seconds"])
-
 
 class _CrossEntropy(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(logits, labels[:, 0])
+
+
+LOSSES: dict[str, Callable[[], nn.Module]] = {
+    "dice_ce": lambda: DiceCELoss(to_onehot_y=True, softmax=True),
+    "dice": lambda: DiceLoss(to_onehot_y=True, softmax=True, include_background=False),
+    "cross_entropy": lambda: _CrossEntropy(),
+    "focal": lambda: FocalLoss(to_onehot_y=True, use_softmax=True),
+    "tversky": lambda: TverskyLoss(to_onehot_y=True, softmax=True, include_background=False, alpha=0.3, beta=0.7),
+}
 
 
 def _mix(*numbers: int) -> int:

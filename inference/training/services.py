@@ -20,7 +20,7 @@ from inference.jobs.services import submit
 from inference.registry import bundle
 from inference.registry import services as registry
 from inference.registry.models import ModelVersion
-from inference.training import cases
+from inference.training import cases, class_cases
 from inference.training.config import Config, check
 from inference.training.models import TrainingRun
 from portal.accounts.models import Project, User
@@ -79,10 +79,15 @@ def start(
     if cohort.project_id != project.pk or reference.cohort_id != cohort.pk:
         raise TrainingError("Cohort, reference standard and project do not belong together.", "Choose them anew.")
     cases.find_cohort(cohort)
-    cases.choose_labels(reference, config["data"]["structures"])
-    if not cases.labelled_cases(reference, Split.TRAIN):
+    if config["task"] == "classification":
+        classes = class_cases.choose_classes(reference, config["data"]["structures"])
+        labelled, what = class_cases.classified(reference, classes, Split.TRAIN), "class"
+    else:
+        cases.choose_labels(reference, config["data"]["structures"])
+        labelled, what = cases.labelled_cases(reference, Split.TRAIN), "segmentation"
+    if not labelled:
         raise TrainingError(
-            f"The reference standard “{reference}” has no segmentation for a training patient of “{cohort.name}”.",
+            f"The reference standard “{reference}” has no {what} for a training patient of “{cohort.name}”.",
             "Choose another reference standard, or freeze the cohort with another seed.",
         )
     with transaction.atomic():
@@ -108,6 +113,11 @@ def start(
 def folder_of(run: TrainingRun) -> Path:
     """Where the run keeps its checkpoint."""
     return Path(settings.MEDIA_ROOT) / "training" / str(run.pk)
+
+
+def features_folder() -> Path:
+    """Where features of frozen networks are kept; deleting it costs time alone."""
+    return Path(settings.MEDIA_ROOT) / "training" / "features"
 
 
 def environment() -> dict[str, Any]:
@@ -169,7 +179,9 @@ def manifest_of(
             {
                 "name": "image",
                 "modality": facts["modality"],
-                "smallest": [(n + 1) // 2 for n in config["training"]["patch"]],
+                "smallest": [(n + 1) // 2 for n in config["training"]["patch"]]
+                if config["task"] == "segmentation"
+                else [1, 2, 2],
             }
         ],
         "preprocessing": config["preprocessing"],
@@ -188,7 +200,8 @@ def manifest_of(
             "seconds": round(trained.seconds, 1),
             "environment": run.environment,
             **{key: facts[key] for key in ("training_cases", "training_patients", "validation_cases")},
-            "validation_dice": validation_summary(trained),
+            **({"validation_dice": validation_summary(trained)} if config["task"] == "segmentation" else {}),
+            **facts.get("more", {}),
         },
         "card": {
             "intended_use": config["description"] or "Not stated.",

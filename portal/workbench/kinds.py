@@ -10,6 +10,7 @@ from django.core.exceptions import ObjectDoesNotExist
 from django.urls import NoReverseMatch, reverse
 
 from inference.jobs.models import Job
+from portal.workbench import rounds as tables
 from studies.cohorts.models import Case, Split
 
 WORDS = {
@@ -17,6 +18,7 @@ WORDS = {
     "import_model": "Model import",
     "predict": "Model run",
     "evaluate": "Evaluation",
+    "cross_validate": "Cross-validation",
     "measure_overlaps": "Agreement of readers",
     "publish_consensus": "Consensus",
     "retrieve": "Retrieval",
@@ -33,6 +35,7 @@ class About:
     kept: str = ""
     lost: str = ""  # what cancelling costs
     validation_cases: int = 0
+    rounds: dict = field(default_factory=dict)  # summary of a cross-validation
     failed_cases: list[dict] = field(default_factory=list)  # name, cause, next_step
 
 
@@ -43,7 +46,15 @@ def words_of(task: str) -> str:
 
 def about(job: Job) -> About:
     found = About(lost="What it has done so far is given up.")
-    for tell in (_training, _imported_model, _evaluation, _predictions, _transfers, _failed_cases):
+    for tell in (
+        _training,
+        _cross_validation,
+        _imported_model,
+        _evaluation,
+        _predictions,
+        _transfers,
+        _failed_cases,
+    ):
         tell(job, found)
     return found
 
@@ -85,6 +96,21 @@ def _training(job: Job, found: About) -> None:
         found.kept = "The last checkpoint is kept: running the job again goes on from there."
         found.lost = "The last checkpoint is kept, so running it again goes on from there."
     found.lost += " No model version is registered."
+
+
+def _cross_validation(job: Job, found: About) -> None:
+    try:
+        validation = job.cross_validation
+    except ObjectDoesNotExist:
+        return
+    cohort, config = validation.reference.cohort, validation.config
+    found.facts += [
+        ("Cohort", cohort.name, _address("cohort", cohort.pk)),
+        ("Reference", str(validation.reference), ""),
+        ("Network", f"{config['network']['name']}, {config['training']['strategy']}", ""),
+        ("Seed", str(config["training"]["seed"]), ""),
+    ]
+    found.rounds = tables.shown(validation) if validation.finished_at else {}
 
 
 def _limit(training: dict) -> str:

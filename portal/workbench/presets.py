@@ -1,4 +1,4 @@
-"""The training configurations that Readroom brings along."""
+"""The training configurations for segmentation that Readroom brings along."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ FOLDER = Path(training.__file__).parent / "presets"
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    paths = sorted(FOLDER.glob("*.toml"))
+    return [path.stem for path in paths if config.load(path)["task"] == "segmentation"]
 
 
 def load(name: str) -> config.Config | None:

@@ -17,6 +17,11 @@ from portal.accounts.permissions import Action, projects_where
 from studies.cohorts.models import Cohort, ReferenceStandard
 
 CHOSEN_ELSEWHERE = {"data.project", "data.cohort", "data.reference", "task", "network.dimensions"}
+# Classifiers are trained by command and REST; the form is for segmentation.
+CHOSEN_ELSEWHERE |= {
+    *(f"training.{key}" for key in ("strategy", "weights", "backbone_rate", "regularisation", "class_weights")),
+    *(f"cross_validation.{key}" for key in schema.SECTIONS["cross_validation"]),
+}
 MAIN = ("name", "description", "training.max_minutes", "training.epochs")
 LABELS = {"name": "Model", "training.max_minutes": "Longest training, minutes", "training.epochs": "Epochs at most"}
 WORDS = {"hd95": "HD95", "l2": "L2"}

@@ -1,0 +1,109 @@
+"""From class probabilities to figures with intervals; no database.
+
+AUC with DeLong's interval, sensitivity and specificity with Wilson's, accuracy with a bootstrap over patients. DeLong
+and Wilson take cases as independent; where patients bring several images their intervals are somewhat too narrow.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from scipy.stats.contingency import association
+
+from inference.evaluation.statistics.bootstrap import bootstrap_mean
+from inference.evaluation.statistics.interval import undefined
+from inference.evaluation.statistics.proportions import wilson
+from inference.evaluation.statistics.roc import delong_interval
+from inference.evaluation.summary import SEED
+
+CONFOUNDED = 0.3  # Cramér's V from which class and source are said to go together
+
+
+def summarise(
+    classes: Sequence[str],
+    truth: Sequence[str],
+    probabilities: Sequence[Mapping[str, float]],
+    patients: Sequence[int],
+) -> dict[str, Any]:
+    """Accuracy, confusion matrix, figures of each class against the others, and AUC of each pair of classes.
+
+    A pair's AUC compares p(first) / (p(first) + p(second)) on the cases of these two classes.
+    """
+    predicted = [max(classes, key=lambda name: row[name]) for row in probabilities]
+    counts = [[sum(t == a and p == b for t, p in zip(truth, predicted, strict=True)) for b in classes] for a in classes]
+    hits = [float(t == p) for t, p in zip(truth, predicted, strict=True)]
+    most = Counter(truth).most_common(1)
+    return {
+        "n": len(truth),
+        "patients": len(set(patients)),
+        "accuracy": bootstrap_mean(hits, patients=list(patients), seed=SEED).as_dict()
+        if hits
+        else undefined("no case"),
+        "majority": {"class": most[0][0], "share": most[0][1] / len(truth)} if most else None,
+        "confusion": {"classes": list(classes), "counts": counts},
+        "classes": {
+            name: {
+                "auc": _auc(truth, [row[name] for row in probabilities], name),
+                "sensitivity": _share(
+                    [p == name for t, p in zip(truth, predicted, strict=True) if t == name], f"no case is {name}"
+                ),
+                "specificity": _share(
+                    [p != name for t, p in zip(truth, predicted, strict=True) if t != name], f"every case is {name}"
+                ),
+            }
+            for name in classes
+        },
+        "pairs": [{"classes": [a, b], "auc": _pair(a, b, truth, probabilities)} for a, b in combinations(classes, 2)],
+    }
+
+
+def _auc(truth: Sequence[str], scores: Sequence[float], name: str) -> dict[str, Any]:
+    positive = [t == name for t in truth]
+    if all(positive) or not any(positive):
+        return undefined(f"{'every' if positive and positive[0] else 'no'} case is {name}", len(positive))
+    return delong_interval(positive, list(scores)).as_dict()
+
+
+def _pair(a: str, b: str, truth: Sequence[str], probabilities: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    rows = [(t, row) for t, row in zip(truth, probabilities, strict=True) if t in (a, b)]
+    scores = [row[a] / (row[a] + row[b]) if row[a] + row[b] > 0 else 0.5 for _, row in rows]
+    if {t for t, _ in rows} != {a, b}:
+        return undefined(f"no cases of both {a} and {b}", len(rows))
+    return delong_interval([t == a for t, _ in rows], scores).as_dict()
+
+
+def _share(hits: list[bool], reason: str) -> dict[str, Any]:
+    return wilson(sum(hits), len(hits)).as_dict() if hits else undefined(reason)
+
+
+def confounding(truth: Sequence[str], sources: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    """How far class and source go together: counts [class][source], Cramér's V, and a warning in words, or ""."""
+    names = sorted(set(sources))
+    table = np.array(
+        [[sum(t == c and s == n for t, s in zip(truth, sources, strict=True)) for n in names] for c in classes]
+    )
+    kept = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
+    strength = float(association(kept, method="cramer")) if min(kept.shape, default=0) > 1 else 0.0
+    warning = ""
+    if strength >= CONFOUNDED:
+        parts = []
+        for name, row in zip(classes, table.tolist(), strict=True):
+            top = int(np.argmax(row))
+            if sum(row):
+                parts.append(f"{row[top]} of {sum(row)} {name} cases come from {names[top]}")
+        warning = (
+            f"Class and source go together (Cramér's V {strength:.2f}): {'; '.join(parts)}. A model can tell the "
+            "classes apart by how a source makes its images, so figures within these sources say little about images "
+            "from elsewhere."
+        )
+    return {
+        "sources": names,
+        "classes": list(classes),
+        "counts": table.tolist(),
+        "cramers_v": strength,
+        "warning": warning,
+    }

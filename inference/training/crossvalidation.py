@@ -1,0 +1,196 @@
+"""Cross-validations: a classifier and classical baselines in rounds over a frozen cohort. The only writers of
+`CrossValidation` and `HeldOutPrediction`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from inference.errors import TrainingError
+from inference.evaluation import classification
+from inference.jobs.services import submit
+from inference.training import class_cases
+from inference.training.class_cases import Round
+from inference.training.config import Config, check
+from inference.training.models import CrossValidation, HeldOutPrediction
+from inference.training.services import environment, find_reference
+from portal.accounts.models import Project, User
+from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard
+
+SCHEMES = {"folds": "by fold", "sources": "leaving one source out"}
+
+
+def start(
+    *,
+    project: Project,
+    config: Config,
+    cohort: Cohort,
+    reference: ReferenceStandard | None = None,
+    name: str = "",
+    by: User | None,
+) -> CrossValidation:
+    """Check what can be checked without reading pixels, write it down and queue its job.
+
+    Raises `ConfigError` and `TrainingError`.
+    """
+    from inference.training.tasks import cross_validate  # the task module imports this one
+
+    config = check(config)
+    reference = reference or find_reference(cohort, config["data"]["reference"])
+    if config["task"] != "classification":
+        raise TrainingError("Cross-validation is for classification.", "Set task to classification.")
+    if cohort.project_id != project.pk or reference.cohort_id != cohort.pk:
+        raise TrainingError("Cohort, reference standard and project do not belong together.", "Choose them anew.")
+    if not cohort.frozen:
+        raise TrainingError(
+            f"The cohort “{cohort.name}” is not frozen, so it has no folds yet.", "Freeze it in folds on its page."
+        )
+    classes = class_cases.choose_classes(reference, config["data"]["structures"])
+    rounds(config, cohort, class_cases.classified(reference, classes))
+    with transaction.atomic():
+        made = CrossValidation.objects.create(
+            project=project,
+            name=(name or config["name"])[:120],
+            config=config,
+            reference=reference,
+            cohort_digest=cohort.digest,
+            created_by=by,
+        )
+        made.job = submit(
+            cross_validate,
+            project=project,
+            title=f"Cross-validate {made.name} on {cohort.name}",
+            parameters={"cross_validation": made.pk},
+            by=by,
+        )
+        made.save(update_fields=["job"])
+    return made
+
+
+def rounds(config: Config, cohort: Cohort, entries: Sequence[ReferenceLabel]) -> dict[str, list[Round]]:
+    """The rounds of each scheme. Raises `TrainingError`."""
+    settings = config["cross_validation"]
+    made = {}
+    for scheme in settings["schemes"]:
+        made[scheme] = (
+            class_cases.by_fold(entries)
+            if scheme == "folds"
+            else class_cases.by_source(cohort, entries, settings["source"])
+        )
+    return made
+
+
+def note_environment(validation: CrossValidation) -> None:
+    validation.environment = environment()
+    validation.save(update_fields=["environment"])
+
+
+def folder_of(validation: CrossValidation) -> Path:
+    """Where the rounds keep their checkpoints."""
+    return Path(settings.MEDIA_ROOT) / "training" / f"cross-validation-{validation.pk}"
+
+
+def confounding(
+    config: Config, cohort: Cohort, entries: Sequence[ReferenceLabel], classes: list[str]
+) -> dict[str, Any]:
+    """How far class and source go together; empty where no source is named."""
+    source = config["cross_validation"]["source"]
+    if not source:
+        return {}
+    sources = class_cases.sources_of(cohort, source)
+    known = [entry for entry in entries if entry.case_id in sources]
+    return classification.confounding(
+        [entry.values["class"] for entry in known], [sources[entry.case_id] for entry in known], classes
+    )
+
+
+def finish(
+    validation: CrossValidation,
+    classes: Sequence[str],
+    made: Mapping[str, Sequence[Round]],
+    found: Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]],
+    more: Mapping[str, Any],
+) -> None:
+    """Write predictions and summary. Call it in the job's own transaction; a repeated job replaces its results.
+
+    found: (scheme, method) → case id → class → probability.
+    """
+    validation.predictions.all().delete()
+    rows: list[HeldOutPrediction] = []
+    schemes: dict[str, Any] = {}
+    for scheme, parts in made.items():
+        entries = {entry.case_id: (part.name, entry) for part in parts for entry in part.test}
+        methods: dict[str, Any] = {}
+        for (where, method), of_case in found.items():
+            if where != scheme:
+                continue
+            chosen = [entries[case] for case in of_case]
+            rows += [
+                HeldOutPrediction(
+                    cross_validation=validation,
+                    case=entry.case,
+                    scheme=scheme,
+                    method=method,
+                    round=name,
+                    truth=entry.values["class"],
+                    probabilities={key: round(value, 6) for key, value in of_case[entry.case_id].items()},
+                )
+                for name, entry in chosen
+            ]
+            methods[method] = {
+                **_summary(classes, [entry for _, entry in chosen], of_case),
+                "rounds": {
+                    part.name: _summary(classes, [e for e in part.test if e.case_id in of_case], of_case)
+                    for part in parts
+                    if scheme == "sources" and not part.problem
+                },
+            }
+        schemes[scheme] = {
+            "title": SCHEMES[scheme],
+            "methods": methods,
+            "rounds": [
+                {
+                    "name": part.name,
+                    "training": len(part.training),
+                    "test": len(part.test),
+                    "test_patients": len({e.case.cohort_patient_id for e in part.test}),
+                    "unseen": sorted(
+                        {e.values["class"] for e in part.test} - {e.values["class"] for e in part.training}
+                    ),
+                    "problem": part.problem,
+                }
+                for part in parts
+            ],
+        }
+    HeldOutPrediction.objects.bulk_create(rows, batch_size=2000)
+    validation.summary = {"classes": list(classes), "schemes": schemes, **more}
+    validation.finished_at = timezone.now()
+    validation.save(update_fields=["summary", "finished_at"])
+
+
+def _summary(
+    classes: Sequence[str], entries: Sequence[ReferenceLabel], of_case: Mapping[int, Mapping[str, float]]
+) -> dict[str, Any]:
+    return classification.summarise(
+        classes,
+        [entry.values["class"] for entry in entries],
+        [of_case[entry.case_id] for entry in entries],
+        [entry.case.cohort_patient.patient_id for entry in entries],
+    )
+
+
+def report(validation: CrossValidation) -> dict[str, Any]:
+    """For a program to read."""
+    return {
+        "cross_validation": validation.pk,
+        "name": validation.name,
+        "cohort": validation.reference.cohort.name,
+        "reference": str(validation.reference),
+        **validation.summary,
+    }

@@ -1,0 +1,95 @@
+"""The rounds of a cross-validation: every method learns from the training cases of a round and speaks about its test
+cases, which it has not seen. No database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from inference.imaging import handcrafted
+from inference.training import classifier, heads
+from inference.training.class_cases import ClassifiedCase, Round
+from inference.training.config import Config
+from inference.training.fit import Watcher, use_all_cores
+
+Found = dict[tuple[str, str], dict[int, dict[str, float]]]
+
+
+def held_out(
+    config: Config,
+    classes: Sequence[str],
+    made: Mapping[str, Sequence[Round]],
+    images: Mapping[int, ClassifiedCase],
+    *,
+    folder: Path,
+    watcher: Watcher,
+) -> Found:
+    """(scheme, method) → case id → class → probability. Rounds with a problem are left out. Raises `TrainingError`."""
+    use_all_cores()
+    baselines = config["cross_validation"]["baselines"]
+    features = {}
+    if baselines:
+        for number, (case, image) in enumerate(images.items()):
+            watcher.check()
+            watcher.progress(0.1 * number / len(images), f"measuring image {number + 1} of {len(images)}")
+            features[case] = handcrafted.features(image.image[0].numpy())
+    work = [(scheme, part) for scheme, parts in made.items() for part in parts if not part.problem]
+    found: Found = {}
+    for number, (scheme, part) in enumerate(work):
+        watch = _Part(watcher, 0.1 + 0.9 * number / len(work), 0.9 / len(work), f"{part.name}, {scheme}")
+        training = [entry.case_id for entry in part.training]
+        test = [entry.case_id for entry in part.test]
+        answers = {"network": _network(config, classes, images, training, test, folder, f"{scheme}-{part.name}", watch)}
+        x, y = None, np.array([images[case].number for case in training])
+        for method in baselines:
+            watch.check()
+            x = np.stack([features[case] for case in training]) if x is None else x
+            new = np.stack([features[case] for case in test])
+            answers[method] = heads.probabilities(
+                method, x, y, new, classes=len(classes), seed=config["training"]["seed"]
+            )
+        for method, rows in answers.items():
+            found.setdefault((scheme, method), {}).update(
+                {case: dict(zip(classes, map(float, row), strict=True)) for case, row in zip(test, rows, strict=True)}
+            )
+    return found
+
+
+def _network(
+    config: Config,
+    classes: Sequence[str],
+    images: Mapping[int, ClassifiedCase],
+    training: Sequence[int],
+    test: Sequence[int],
+    folder: Path,
+    name: str,
+    watcher: Watcher,
+) -> np.ndarray:
+    kept = folder.parent / "features"
+    frozen = config["training"]["strategy"] == "frozen"
+    made = classifier.train(
+        config, classes, [images[case] for case in training], [], folder / name.replace("/", "_"), kept, watcher
+    )
+    return classifier.predict(made.network, [images[case] for case in test], config, kept if frozen else None, watcher)
+
+
+class _Part:
+    """A share of the progress bar."""
+
+    def __init__(self, watcher: Watcher, start: float, share: float, words: str) -> None:
+        self.watcher, self.start, self.share, self.words = watcher, start, share, words
+
+    def log(self, text: str) -> None:
+        self.watcher.log(f"{self.words}: {text}")
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        self.watcher.progress(self.start + self.share * fraction, f"{self.words}: {text}")
+
+    def metric(self, name: str, step: int, value: float) -> None:
+        """Curves of single rounds are not kept."""
+
+    def check(self) -> None:
+        self.watcher.check()

@@ -1,0 +1,44 @@
+"""The summary of a cross-validation as the tables of its page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inference.training.models import CrossValidation
+
+METHODS = {
+    "network": "Network",
+    "logistic_regression": "Logistic regression on handcrafted features",
+    "svm": "Support vector machine on handcrafted features",
+    "random_forest": "Random forest on handcrafted features",
+    "sparse": "Sparse representation of handcrafted features",
+}
+
+
+def shown(validation: CrossValidation) -> dict[str, Any]:
+    """What the template needs: for each scheme its methods with their figures, and the warning about sources."""
+    summary = validation.summary
+    schemes = []
+    for scheme in summary["schemes"].values():
+        methods = [
+            {
+                "name": METHODS.get(key, key),
+                "figures": figures,
+                "confusion": [
+                    {"name": name, "counts": list(zip(summary["classes"], counts, strict=True))}
+                    for name, counts in zip(summary["classes"], figures["confusion"]["counts"], strict=True)
+                ],
+            }
+            for key, figures in scheme["methods"].items()
+        ]
+        schemes.append({"title": scheme["title"], "methods": methods, "rounds": scheme["rounds"]})
+    confounding = summary.get("confounding") or {}
+    return {
+        "classes": summary["classes"],
+        "schemes": schemes,
+        "confounding": confounding,
+        "by_source": [
+            {"name": name, "counts": counts}
+            for name, counts in zip(confounding.get("classes", []), confounding.get("counts", []), strict=True)
+        ],
+    }
