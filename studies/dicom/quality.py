@@ -276,7 +276,12 @@ def frame_values(stored: np.ndarray, dataset: Dataset) -> FrameValues | None:
     """Measure one frame of stored values (rows × columns, or × samples); None where all is padding."""
     values = stored.mean(axis=2).astype(np.int64) if stored.ndim == 3 else stored
     padding = dataset.get("PixelPaddingValue")
-    values = values[values != padding] if padding is not None else values.ravel()
+    if padding is None:
+        values = values.ravel()
+    else:
+        limit = dataset.get("PixelPaddingRangeLimit")
+        low, high = sorted((int(padding), int(padding if limit is None else limit)))
+        values = values[(values < low) | (values > high)]
     if not values.size:
         return None
     levels, counts = np.unique(values, return_counts=True)
@@ -304,7 +309,7 @@ def pixel_findings(
     n = len(frames)
     if undecodable:
         total = n + undecodable
-        reason = f"{undecodable} of {total} images cannot be decoded; the files are probably damaged."
+        reason = f"{undecodable} of {total} images cannot be decoded: damaged, or compressed in an unknown way."
         found.append(Finding("undecodable", reason, {"images": undecodable, "of": total}))
     blank = [frame for frame in frames if frame is None or frame.commonest_share >= BLANK_SHARE]
     shown = [frame for frame in frames if frame is not None and frame.commonest_share < BLANK_SHARE]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from pathlib import Path
+
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from studies.dicom import phantom
@@ -135,6 +139,16 @@ def test_padding_does_not_count_as_content():
     assert codes(pixel_findings([None])) == ["blank"]
 
 
+def test_a_range_of_padding_does_not_count_as_content():
+    """PixelPaddingValue and PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2), in either order."""
+    stored = np.full((64, 64), 100)
+    stored[:40] = np.arange(64) % 7  # a ramp of padding
+    for value, limit in ((0, 6), (6, 0)):
+        measured = frame_values(stored, image(PixelPaddingValue=value, PixelPaddingRangeLimit=limit))
+        assert measured.commonest_share == 1.0
+    assert frame_values(stored, image(PixelPaddingValue=0)).commonest_share < 0.9
+
+
 def test_clipping_at_the_bright_end_only():
     array = RAMP.copy()
     array[:20] = 4095
@@ -156,3 +170,24 @@ def test_low_contrast_of_single_images_and_of_stacks():
     assert pixel_findings([flat, good, good]) == []  # the ends of a stack may show air
     pale = frame_values(120 + random.integers(0, 20, (100, 100)), image(bits=8))
     assert codes(pixel_findings([pale])) == ["low_contrast"]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("qin-prostate-001/**/*", set()),
+        ("highdicom/**/*", set()),
+        ("nema-enhanced/**/BRMULTI", {"mixed_geometry"}),  # two orientations of a localiser in one object
+    ],
+)
+def test_real_series(pattern, expected):
+    folder = Path(__file__).resolve().parents[4] / "shared" / "data" / "dicom"
+    series = defaultdict(list)
+    for path in sorted(folder.glob(pattern)):
+        if path.is_file():
+            dataset = dcmread(path, stop_before_pixels=True, force=True)
+            if "Rows" in dataset and dataset.get("Modality") in ("CT", "MR"):
+                series[dataset.SeriesInstanceUID].append(dataset)
+    assert series
+    assert {finding.code for datasets in series.values() for finding in geometry_findings(datasets)} == expected
