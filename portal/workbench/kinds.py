@@ -161,7 +161,8 @@ def _transfers(job: Job, found: About) -> None:
         ("Objects", f"{objects} {came}", ""),
         ("Studies", f"{whole} of {studies} whole", ""),
     ]
-    found.results.append(("studies", "Open the worklist, newest first", f"{_address('studies')}?sort=-added"))
+    if kind == "retrieve" and objects:
+        found.results.append(("studies", "Open the worklist, newest first", f"{_address('studies')}?sort=-added"))
 
 
 def _failed_cases(job: Job, found: About) -> None:
