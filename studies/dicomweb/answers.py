@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from studies.dicomweb.negotiation import JSON
 
 WHOLE = 8 << 20  # up to this size a body is sent in one piece
 CHUNK = 1 << 20
+VARY = "Accept-Encoding, Cookie, Authorization"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,17 @@ def json_text(request: HttpRequest, text: str) -> HttpResponse:
         response["Content-Encoding"] = "gzip"
     else:
         response = HttpResponse(data, content_type=JSON)
-    response["Vary"] = "Accept-Encoding, Cookie, Authorization"
+    response["Vary"] = VARY
     return response
+
+
+def compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """A gzip stream of the pieces."""
+    packer = zlib.compressobj(4, wbits=zlib.MAX_WBITS | 16)
+    for piece in pieces:
+        if packed := packer.compress(piece):
+            yield packed
+    yield packer.flush()
 
 
 def takes_gzip(request: HttpRequest) -> bool:

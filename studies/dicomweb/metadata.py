@@ -52,7 +52,7 @@ def of_series(request: HttpRequest, scope: Scope, series: Series, study: str) ->
         response = HttpResponse(packed if gzipped else gzip.decompress(packed), content_type=JSON)
         if gzipped:
             response["Content-Encoding"] = "gzip"
-    response["Vary"] = "Accept-Encoding, Cookie, Authorization"
+    response["Vary"] = answers.VARY
     response["ETag"] = tag
     return response
 

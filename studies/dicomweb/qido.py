@@ -31,8 +31,8 @@ def search_studies(request: HttpRequest, scope: Scope) -> HttpResponse:
     needs_header = bool(late) or query.include_all or not query.include <= results.STUDY_TAGS | {MODALITY}
     if scope.projects is not None and not needs_header:
         page, total = _page(query, lambda limit: visible.study_rows(scope, query, limit))
-        counts = visible.study_counts(scope, {one.pk for one in page})
-        texts = [results.study_text(one, base, counts.get(one.pk), modality=modality) for one in page]
+        counts = visible.study_counts(scope, {one.pk for one in page if not one.images_only})
+        texts = [results.study_text(one, base, one.counts or counts.get(one.pk), modality=modality) for one in page]
         return _listed(request, query, f"[{','.join(texts)}]", len(page), total)
     rows = narrow(visible.once(scope), query, scope, [(STUDY_KEYS, "")])
     rows = rows.select_related("patient").order_by(*visible.NEWEST_FIRST)

@@ -20,7 +20,7 @@ from studies.dicomweb.matching import Query
 from studies.dicomweb.problems import not_found
 from studies.dicomweb.results import Counts
 from studies.dicomweb.scope import Scope
-from studies.models import Instance, Series, Study
+from studies.models import Instance, Origin, Series, Study
 
 NEWEST_FIRST = (F("study_date").desc(nulls_last=True), "-study_time", "-pk")  # as the worklist: one index for both
 _DEEP = 500  # rows to skip; from here on only the keys of those are read
@@ -44,11 +44,25 @@ class StudyRow(NamedTuple):
     referring_physician_name: str
     study_description: str
     study_id: str
+    number_of_series: int
+    number_of_instances: int
+    modalities_in_study: list[str]
     patient: PatientRow
+    images_only: bool
+
+    @property
+    def counts(self) -> Counts | None:
+        """Those of a study that holds images alone, which everybody sees who sees the study; None for others."""
+        if not self.images_only:
+            return None
+        return Counts(
+            self.number_of_series, self.number_of_instances, sorted(filter(None, set(self.modalities_in_study)))
+        )
 
 
-_STUDY_COLUMNS = [*StudyRow._fields[:-1], *(f"patient__{name}" for name in PatientRow._fields)]
-_OWN = len(StudyRow._fields) - 1
+_OWN = len(StudyRow._fields) - 2
+_STUDY_COLUMNS = [*StudyRow._fields[:_OWN], *(f"patient__{name}" for name in PatientRow._fields)]
+_IMAGES_ONLY = ~Exists(Series.objects.filter(study=OuterRef("pk")).exclude(origin=Origin.ACQUIRED))
 
 
 def _fields(model: type[models.Model], *left_out: str) -> list[str]:
@@ -153,7 +167,7 @@ def study_rows(scope: Scope, query: Query, limit: int) -> list[StudyRow]:
     if not projects:
         return []
 
-    def listed(*columns: str) -> prepared.Build:
+    def listed(*columns: Any) -> prepared.Build:
         def build(user: User, values: Sequence[Any]) -> QuerySet[Any, Any]:
             # Of one project the database can tell the order from an index.
             rows: QuerySet[Any] = Study.objects.filter(**{"project__any_of" if several else "project": values[0]})
@@ -164,16 +178,18 @@ def study_rows(scope: Scope, query: Query, limit: int) -> list[StudyRow]:
 
     def of_keys(_: User, values: Sequence[Any]) -> QuerySet[Any, Any]:
         rows = Study.objects.filter(pk__any_of=values[0])
-        return rows.order_by(*NEWEST_FIRST).values_list(*_STUDY_COLUMNS)
+        return rows.order_by(*NEWEST_FIRST).values_list(*_STUDY_COLUMNS, _IMAGES_ONLY)
 
     shape = ("studies", several, wanted.shape)
     values, page = [projects if several else projects[0], *wanted.values], (limit, query.offset)
     if query.offset < _DEEP:
-        rows = prepared.rows(shape, listed(*_STUDY_COLUMNS), scope.user, values, page, plan=not wanted.parts)
+        rows = prepared.rows(
+            shape, listed(*_STUDY_COLUMNS, _IMAGES_ONLY), scope.user, values, page, plan=not wanted.parts
+        )
     else:
         keys = prepared.rows(("keys", *shape), listed("pk"), scope.user, values, page, plan=not wanted.parts)
         rows = prepared.rows("studies of keys", of_keys, scope.user, [[key for (key,) in keys]]) if keys else []
-    return [StudyRow._make((*row[:_OWN], PatientRow._make(row[_OWN:]))) for row in rows]
+    return [StudyRow._make((*row[:_OWN], PatientRow._make(row[_OWN:-1]), row[-1])) for row in rows]
 
 
 def series_rows(scope: Scope, study: Study, query: Query, limit: int) -> list[Series]:

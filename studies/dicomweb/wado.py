@@ -70,7 +70,10 @@ def study_metadata(request: HttpRequest, scope: Scope, study: str) -> HttpRespon
             yield (("," if k else "") + metadata.shown(header, address, scope)).encode()
         yield b"]"
 
-    return StreamingHttpResponse(text(), content_type=JSON)
+    if not answers.takes_gzip(request):
+        return StreamingHttpResponse(text(), content_type=JSON, headers={"Vary": answers.VARY})
+    headers = {"Content-Encoding": "gzip", "Vary": answers.VARY}
+    return StreamingHttpResponse(answers.compressed(text()), content_type=JSON, headers=headers)
 
 
 def frames(request: HttpRequest, scope: Scope, study: str, series: str, instance: str, frames: str) -> HttpResponseBase:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 
 import numpy as np
 import pytest
@@ -101,3 +103,13 @@ def test_wildcards_match_in_time_proportional_to_the_text():
     dataset = {"00204000": {"vr": "LT", "Value": ["a" * 5000]}}
     assert not matches(dataset, key)
     assert matches({"00204000": {"vr": "LT", "Value": ["xa" * 500 + "b"]}}, key)
+
+
+def test_metadata_of_a_study_is_compressed_where_the_client_takes_it(study, root):
+    plain = root("/studies/1.2.1/metadata")
+    packed = root("/studies/1.2.1/metadata", HTTP_ACCEPT_ENCODING="gzip, br")
+    assert "Content-Encoding" not in plain
+    assert packed["Content-Encoding"] == "gzip"
+    text = plain.getvalue()
+    assert gzip.decompress(packed.getvalue()) == text
+    assert len(json.loads(text)) == 1

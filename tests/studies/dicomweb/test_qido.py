@@ -25,6 +25,7 @@ def three(project):
             project, 2, PatientName="Smith^John", PatientID="A-001", AccessionNumber="X100", StudyDate="20200110",
             StudyDescription="CT Chest with contrast", StudyInstanceUID="1.2.1", SeriesInstanceUID="1.2.1.1",
             AnatomicRegionSequence=[item], KVP="100",
+            AcquisitionDateTime="20200110101500.5", StudyTime="101500", FrameOfReferenceUID="1.2.1.7",
         ),
         factories.make_ct_series(
             project, 1, PatientName="Smithers^Joan", PatientID="A-002", AccessionNumber="X200", StudyDate="20210615",
@@ -80,6 +81,17 @@ def uids(response, tag="0020000D"):
         ("PatientSex=F&PatientID=B*", "3"),
         ("PatientBirthDate=19600101", "1 2 3"),
         ("KVP=100", "1"),
+        ("KVP=100.0", "1"),
+        ("StudyTime=1010-1020&PatientID=A-001", "1"),
+        ("StudyTime=1016-1020&PatientID=A-001", ""),
+        ("AcquisitionDateTime=20200110-20200110", "1"),
+        ("AcquisitionDateTime=202001101016-", ""),
+        ("AcquisitionDateTime=-20200110101600", "1"),
+        ("00080061=MR", "2"),
+        ("Modality=MR", "2"),
+        ("PatientName=%2Amith%2A&PatientID=%3F-002", "2"),
+        ("AnatomicRegionSequence.CodeMeaning=l?ng", "1"),
+        ("AnatomicRegionSequence.CodeValue=T-29*", ""),
         ("AnatomicRegionSequence.CodeValue=T-28*", "1"),
         ("00082218.00080100=T-28000", "1"),
         ("SOPClassUID=1.2.3", ""),
@@ -128,6 +140,11 @@ def test_attributes_of_each_level(three, root):
     series = root("/studies/1.2.1/series").json()[0]
     assert series["00201209"]["Value"] == [2]
     assert "00100020" not in series
+    shown = root("/studies/1.2.1/series?includefield=FrameOfReferenceUID,KVP").json()[0]
+    assert (shown["00200052"]["Value"], shown["00180060"]["Value"]) == (["1.2.1.7"], [100])
+    assert uids(root("/series?SeriesInstanceUID=1.2.1.1,1.2.2.1"), "0020000E") == ["1.1", "2.1"]
+    assert "00080060" not in root("/studies?PatientID=A-001").json()[0]
+    assert root("/studies?includefield=Modality&PatientID=A-002").json()[0]["00080060"]["Value"] == ["MR"]
     assert root("/series?SeriesInstanceUID=1.2.1.1").json()[0]["00100020"]["Value"] == ["A-001"]
     assert uids(root("/series?Modality=MR"), "0020000E") == ["2.1"]
     assert uids(root("/series?PatientName=Smith*&BodyPartExamined=CHEST"), "0020000E") == ["1.1"]
