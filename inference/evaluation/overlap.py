@@ -9,6 +9,7 @@ from typing import Any
 from inference.registry.models import ModelVersion
 from inference.training.models import TrainingRun
 from studies.cohorts.models import Case, Split
+from studies.dicom.series import MANUFACTURER
 from studies.models import Instance
 
 INSTITUTION_NAME = "00080080"
@@ -54,8 +55,9 @@ def _patients(cases: Iterable[Case]) -> set[int]:
 
 
 def _scanners(cases: Iterable[Case]) -> set[str]:
+    """Manufacturer and model. Converted images name the converter, which says nothing of the scanner."""
     names = (f"{case.image.manufacturer} {case.image.manufacturer_model_name}".strip() for case in cases)
-    return {name for name in names if name}
+    return {name for name in names if name and name != MANUFACTURER}
 
 
 def _institutions(cases: Sequence[Case]) -> set[str]:

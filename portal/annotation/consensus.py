@@ -158,6 +158,14 @@ def request(
     )
 
 
+def latest_job(campaign: Campaign, user: User) -> Job | None:
+    """The newest job that publishes a consensus of the campaign, as far as `user` may see it."""
+    from portal.annotation.tasks import publish_consensus
+
+    jobs = Job.objects.visible_to(user).filter(project=campaign.project_id, task=publish_consensus.name)
+    return jobs.filter(parameters__campaign=campaign.pk).order_by("-pk").first()
+
+
 def publish(
     campaign: Campaign,
     *,

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from portal.accounts.current import current_project
 from portal.accounts.models import Project, User
-from portal.accounts.permissions import Action, projects_where
+from portal.accounts.permissions import Action, may, projects_where
 from portal.annotation import access, agreement, campaigns, consensus, design, export, progress, states
 from portal.annotation.access import SignedIn
 from portal.annotation.errors import AnnotationError, CampaignError
@@ -146,35 +146,44 @@ def campaign_context(request: SignedIn, found: Campaign) -> dict[str, Any]:
         "progress": progress.of_campaign(found, only=None if everyone else user),
         "questions": found.questions.all(),
         "segments": found.segment_labels.all(),
-        "consensuses": Consensus.objects.filter(campaign=found)
-        .select_related("reference", "created_by")
-        .annotate(n=Count("reference__case_labels"))
-        .order_by("-id"),
     }
     if results:
         report = agreement.report(found)
-        plans = consensus.plan(found)
+        context |= consensus_context(request, found)
         context |= {
             "report": report,
             "item": report.item(request.GET.get("show")),
-            "plans": plans,
-            "ready": sum(not planned.reason for planned in plans),
-            "left_out": [planned for planned in plans if planned.reason],
-            "to_decide": [planned for planned in plans if planned.tied],
             "flags": found.tasks.exclude(flag="").select_related("case", "reader").order_by("case__name")[:50],
             "disagreements": with_images(found, report.disagreements[:12]),
-            "consensus_form": ConsensusForm(
-                initial={
-                    "name": f"{found.name} consensus"[:80],
-                    "minimum_reads": found.overlap,
-                    "method": "majority",
-                }
-            ),
         }
     if manages:
         taken = set(found.readers.values_list("user_id", flat=True))
         context["candidates"] = [user for user in possible_readers(found.project) if user.pk not in taken]
     return context
+
+
+def consensus_context(request: SignedIn, found: Campaign) -> dict[str, Any]:
+    """What the card of the consensus shows: which cases would be in it, the job at work, what was published."""
+    manages = access.manages(request.user, found)
+    plans = consensus.plan(found)
+    published = Consensus.objects.filter(campaign=found).select_related("reference", "created_by")
+    return {
+        "campaign": found,
+        "manages": manages,
+        "steps": states.steps_of(found) if manages else [],
+        "segments": found.segment_labels.all(),
+        "plans": plans,
+        "has_reads": any(planned.reads for planned in plans),
+        "ready": sum(not planned.reason for planned in plans),
+        "left_out": [planned for planned in plans if planned.reason],
+        "to_decide": [planned for planned in plans if planned.tied],
+        "consensus_job": consensus.latest_job(found, request.user),
+        "consensuses": published.annotate(n=Count("reference__case_labels")).order_by("-id"),
+        "may_run": may(request.user, Action.RUN, found.project),
+        "consensus_form": ConsensusForm(
+            initial={"name": f"{found.name} consensus"[:80], "minimum_reads": found.overlap, "method": "majority"}
+        ),
+    }
 
 
 def with_images(found: Campaign, disagreements: list) -> list[dict[str, Any]]:
@@ -229,18 +238,22 @@ def campaign_readers(request: SignedIn, pk: int) -> HttpResponse:
     return _told(request, found, act)
 
 
-@require_POST
+@require_http_methods(["GET", "POST"])
 def campaign_consensus(request: SignedIn, pk: int) -> HttpResponse:
+    """GET: the card alone, for the page that waits for a consensus. POST: publish one."""
+    if request.method == "GET":
+        found = access.campaign_of(request, pk)
+        if not access.sees_results(request.user, found):
+            raise PermissionDenied("The consensus is shown to those who do not read in the campaign.")
+        return render(request, "annotation/includes/consensus.html", consensus_context(request, found))
     found = access.steered(request, pk)
     form = ConsensusForm(request.POST)
     if not form.is_valid():
         context = campaign_context(request, found) | {"consensus_form": form}
         return render(request, "annotation/campaign.html", context, status=422)
-    job = None
 
     def act() -> str:
-        nonlocal job
-        job = consensus.request(found, by=request.user, **form.cleaned_data)
+        consensus.request(found, by=request.user, **form.cleaned_data)
         return "The consensus is being made; the reference standard appears here when it is done."
 
     return _told(request, found, act)

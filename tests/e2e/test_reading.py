@@ -26,6 +26,16 @@ from tests.factories import ProjectFactory, member
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
 
+FOOT_IS_FREE = """() => {
+  const covered = [], { x, y, width, height } = document.getElementById("submit").getBoundingClientRect();
+  for (let i = 1; i < 20; i++) for (let j = 1; j < 6; j++) {
+    const hit = document.elementFromPoint(x + i * width / 20, y + j * height / 6);
+    if (!hit?.closest("#submit")) covered.push(hit?.outerHTML.slice(0, 80));
+  }
+  const text = document.querySelector("#save span").getBoundingClientRect();
+  if (text.right > innerWidth) covered.push("the save state is cut off");
+  return covered;
+}"""
 SAVED = re.compile(r"^Saved \d\d:\d\d:\d\d and read back$")
 
 
@@ -213,6 +223,9 @@ def test_what_the_network_lost_is_saved_when_it_is_back(campaign, sign_in):
     stroke(page, 1, -100, 0)
     choose(page, "yes")
     expect(page.locator("#save")).to_contain_text("Not saved: the server cannot be reached, next try in")
+    # On a low screen the questions scroll below the foot of the panel: none may catch its clicks, no word is cut off.
+    page.set_viewport_size({"width": 1000, "height": 560})
+    assert page.evaluate(FOOT_IS_FREE) == []
     assert not Draft.objects.filter(task=task).exists()
     page.context.set_offline(False)
     expect(page.locator("#save")).to_have_text(SAVED)

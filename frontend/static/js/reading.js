@@ -24,6 +24,12 @@ function note(status, title, text, ...buttons) {
   return box;
 }
 
+// The words of an error as a sentence of its own: they also stand in the middle of one.
+function sentence(words) {
+  const text = words.charAt(0).toUpperCase() + words.slice(1);
+  return /[.!?]$/.test(text) ? text : `${text}.`;
+}
+
 function button(text, action, kind = "btn small") {
   const made = element("button", { class: kind, type: "button" }, text);
   made.addEventListener("click", action);
@@ -56,7 +62,11 @@ async function main() {
   byId("panel").removeAttribute("aria-busy");
   byId("submit").disabled = false;
 
-  saver.addEventListener("status", ({ detail }) => showStatus(detail));
+  saver.addEventListener("status", ({ detail }) => {
+    showStatus(detail);
+    // What kept a submission back is gone once everything is saved again.
+    if (detail.status === "ok") notes.querySelectorAll("[data-submit=network]").forEach((box) => box.remove());
+  });
   saver.addEventListener("conflict", ({ detail }) => tellConflict(saver, detail));
   saver.begin();
   if (saver.recovered) {
@@ -159,7 +169,9 @@ function wireButtons({ saver, questions, labels, timer, state }) {
       const errors = error.body?.errors ?? {};
       const left = [...Object.entries(errors)].filter(([key, text]) => !questions.showError(key, text) && !labels.showError(key, text));
       const text = left.map(([, words]) => words).join(" ") || error.message;
-      if (left.length || !Object.keys(errors).length) note("bad", "Not submitted", text).dataset.submit = "";
+      if (left.length || !Object.keys(errors).length) {
+        note("bad", "Not submitted", sentence(text)).dataset.submit = error.status ? "refused" : "network";
+      }
       labels.focusError() || questions.focusError();
     }
   });
@@ -170,7 +182,7 @@ function wireButtons({ saver, questions, labels, timer, state }) {
       saver.done();
       location.assign(next_url);
     } catch (error) {
-      note("bad", "Not skipped", error.message);
+      note("bad", "Not skipped", sentence(error.message));
     }
   });
   for (const opener of document.querySelectorAll("[data-open]")) {
@@ -181,7 +193,7 @@ function wireButtons({ saver, questions, labels, timer, state }) {
     try {
       showFlag((await api.post("flag/", { text: byId("flag-text").value })).flag);
     } catch (error) {
-      note("bad", "The flag was not sent", error.message);
+      note("bad", "The flag was not sent", sentence(error.message));
     }
   });
   document.addEventListener("keydown", (event) => onKey(event, { questions, labels, submit: () => submit.click() }));

@@ -29,11 +29,19 @@ def rests_on(found: Agreement) -> SafeString:
     return format_html("{} n={} cases{}", interval(found), found.n, few)
 
 
+@register.filter
+def without_estimate(found: Agreement | None) -> str:
+    """Why there is no coefficient: no case with two reads, or one answer throughout, which κ cannot judge."""
+    if found is None or not found.n:
+        return "needs two readers on a case"
+    return f"not defined: the same answer throughout, n={found.n} case{'s' if found.n != 1 else ''}"
+
+
 @register.simple_tag
 def agreed(found: Agreement) -> SafeString:
     """`0.71 [0.66–0.76] n=206`; grey with the words "few cases" below the minimum."""
     if found.estimate is None:
-        return format_html('<span class="quiet">insufficient data (n={}, needs {})</span>', found.n, MINIMUM_CASES)
+        return format_html('<span class="quiet">{}</span>', without_estimate(found))
     few = found.n < MINIMUM_CASES
     return format_html(
         '<span class="est{}"><b>{}</b> <span class="ci">{}</span> <span class="n">n={}</span>{}</span>',

@@ -33,6 +33,7 @@ import math
 from datetime import date, datetime
 
 from django import template
+from django.forms import Select
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -178,7 +179,10 @@ def field(bound) -> dict:
     if described:
         attributes["aria-describedby"] = " ".join(described)
     kind = getattr(bound.field.widget, "input_type", "")
-    return {"field": bound, "control": bound.as_widget(attrs=attributes), "switch": kind == "checkbox"}
+    # An empty choice of a select says itself what happens without one.
+    optional = not bound.field.required and not isinstance(bound.field.widget, Select)
+    control = bound.as_widget(attrs=attributes)
+    return {"field": bound, "control": control, "switch": kind == "checkbox", "optional": optional}
 
 
 @register.inclusion_tag("components/chart.html")

@@ -6,12 +6,14 @@ import pytest
 
 from inference.errors import ConfigError, TrainingError
 from inference.evaluation import services as evaluation_services
+from inference.evaluation.overlap import with_training
 from inference.registry.services import open_bundle
 from inference.training import services
 from inference.training.fit import CHECKPOINT
 from inference.training.models import TrainingRun
 from studies.cohorts import services as cohorts
 from studies.cohorts.models import ReferenceStandard
+from studies.models import Series
 from tests.factories import ProjectFactory
 from tests.inference.models_factory import CONFIG, LABELS, add_mask, ball_cohort, ball_map, ball_series
 
@@ -47,6 +49,9 @@ def test_a_run_makes_a_version_that_knows_where_it_came_from(run_job):
     assert (overlap["known"], overlap["patients"], overlap["of_patients"]) == (True, 0, 2)
     assert overlap["same_cohort"]
     assert overlap["scanner_names"] == ["Readroom test"]
+    # the images of a conversion carry the converter's name, which is no scanner that both sides share
+    Series.objects.update(manufacturer="Readroom", manufacturer_model_name="")
+    assert with_training(version, list(cohort.cases.all()))["scanners"] == 0
 
     on_all = evaluation_services.start(version, cohort, split="", by=None)
     run_job(on_all.job)

@@ -8,6 +8,7 @@ import pytest
 from django.contrib.messages import get_messages
 from django.urls import reverse
 
+from inference.jobs.models import Job
 from portal.annotation import campaigns, consensus, reading
 from portal.annotation.design import QuestionSpec
 from portal.annotation.models import Campaign
@@ -24,6 +25,7 @@ GET = {
     "campaign": {"manager": 200, "alice": 200, "carol": 404, "engineer": 200, "viewer": 200, "outsider": 404},
     "campaign_agreement": {"manager": 200, "alice": 403, "carol": 404, "engineer": 200, "viewer": 200, "outsider": 404},
     "campaign_case": {"manager": 200, "alice": 403, "carol": 404, "engineer": 200, "viewer": 200, "outsider": 404},
+    "campaign_consensus": {"manager": 200, "alice": 403, "carol": 404, "engineer": 200, "viewer": 200, "outsider": 404},
     "campaign_export": {"manager": 200, "alice": 403, "carol": 404, "engineer": 200, "viewer": 200, "outsider": 404},
     "reading_next": {"manager": 302, "alice": 302, "carol": 404, "engineer": 302, "viewer": 302, "outsider": 404},
     "reading_task": {"manager": 404, "alice": 200, "carol": 404, "engineer": 404, "viewer": 404, "outsider": 404},
@@ -293,3 +295,39 @@ def test_the_designer_offers_the_names_of_structures_that_are_known(client, worl
     page = client.get(reverse("campaign_create")).content.decode()
     assert '<option value="Left atrium">' in page
     assert "use the names of the structures that they segment, here Left atrium" in page
+
+
+def test_a_consensus_in_the_making_is_watched_until_it_is_there(client, world):
+    campaign = world.campaign(overlap=2)
+    for reader in (world.alice, world.bob):
+        submit(task_of(campaign, reader), "yes")
+    client.force_login(world.manager)
+    fragment = reverse("campaign_consensus", args=[campaign.pk])
+    waiting = f'hx-get="{fragment}"'
+    assert waiting not in client.get(fragment).content.decode()
+    job = consensus.request(campaign, by=world.manager, name="Agreed", minimum_reads=2)
+    assert waiting in client.get(reverse("campaign", args=[campaign.pk])).content.decode()
+    assert waiting in client.get(fragment).content.decode()
+    Job.objects.filter(pk=job.pk).update(state="failed", cause="The disk is full.")
+    text = client.get(fragment).content.decode()
+    assert waiting not in text
+    assert "The disk is full." in text
+    Job.objects.filter(pk=job.pk).update(state="succeeded")
+    made = consensus.publish(campaign, by=world.manager, name="Agreed", minimum_reads=2)
+    text = client.get(fragment).content.decode()
+    assert waiting not in text
+    assert "Agreed v1" in text
+    assert f"reference={made.reference_id}" in text  # the next step: evaluate a model against it
+
+
+def test_answers_that_never_vary_are_not_called_a_lack_of_readers(client, world):
+    campaign = world.campaign(overlap=2)
+    client.force_login(world.manager)
+    page = reverse("campaign", args=[campaign.pk])
+    assert "needs two readers on a case" in client.get(page).content.decode()
+    for case in ("C-0001", "C-0002"):
+        for reader in (world.alice, world.bob):
+            submit(task_of(campaign, reader, case), "no")
+    text = client.get(page).content.decode()
+    assert "not defined: the same answer throughout, n=2 cases" in text
+    assert "needs two readers on a case" not in text
