@@ -12,7 +12,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from portal.accounts.audit.models import AuditEvent, AuditQuerySet, Outcome
-from portal.accounts.models import User
+from portal.accounts.models import Project, User
 
 PAGE = 50
 
@@ -64,13 +64,17 @@ class Search:
         if self.user:
             found = found.filter(user__in=list(User.objects.filter(username=self.user).values_list("pk", flat=True)))
         if self.project:
-            found = found.filter(project__slug=self.project)
+            found = found.filter(
+                project__in=list(Project.objects.filter(slug=self.project).values_list("pk", flat=True))
+            )
         if self.patient is not None:
             found = found.filter(patient=self.patient)
         if self.action:  # `study` finds study.view, study.read, …
             found = found.filter(action=self.action) if "." in self.action else _of_noun(found, self.action)
         if self.outcome:
             found = found.filter(outcome=self.outcome)
+            if self.outcome != Outcome.SUCCESS:  # said once more, so that the index of what did not succeed is used
+                found = found.exclude(outcome=Outcome.SUCCESS)
         if self.since:
             found = found.filter(time__gte=_midnight(self.since))
         if self.until:

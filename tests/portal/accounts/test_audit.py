@@ -13,9 +13,10 @@ from portal.accounts.audit import trail
 from portal.accounts.audit.models import AuditEvent, Outcome
 from portal.accounts.models import Membership, Role
 from portal.annotation import campaigns
-from studies.models import ImportBatch
-from tests.factories import ProjectFactory, UserFactory, make_ct_series, member
+from studies.models import ImportBatch, Instance
+from tests.factories import ProjectFactory, UserFactory, ct_slice, make_ct_series, member
 from tests.studies.dicomweb.fronted import FrontClient, new_front
+from tests.test_permissions import multipart
 
 pytestmark = pytest.mark.django_db
 
@@ -241,6 +242,31 @@ def test_frames_stay_away_where_the_front_cannot_record_them(project, series, un
             assert (answer.status_code, answer["Content-Type"]) == (503, "application/json")
     finally:
         front.close()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("known", [False, True])
+def test_objects_that_cannot_be_recorded_are_not_stored(project, series, unwritable, known):
+    """A new series by the views, and one more object of a known series by the statement of the front."""
+    front = new_front(seconds=3600.0)
+    client = FrontClient(front, raise_request_exception=False)
+    secret = services.issue_token(user=member(project, Role.ENGINEER))
+    more = {"StudyInstanceUID": series.study.study_instance_uid, "PatientID": "MRN-12345"} if known else {}
+    if known:
+        more |= {"SeriesInstanceUID": series.series_instance_uid, "PatientName": "Secret^Sally"}
+    before = Instance.objects.count()
+    unwritable()
+    try:
+        answer = client.post(
+            "/dicomweb/studies",
+            multipart(ct_slice(5, **more)),
+            content_type='multipart/related; type="application/dicom"; boundary=part',
+            HTTP_AUTHORIZATION=f"Token {secret}",
+        )
+    finally:
+        front.close()
+    assert answer.status_code >= 400
+    assert Instance.objects.count() == before
 
 
 def test_changes_are_rolled_back_together_with_their_rows(project):

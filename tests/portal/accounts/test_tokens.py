@@ -10,6 +10,7 @@ from django.utils import timezone
 from portal.accounts import services
 from portal.accounts.errors import AccountError
 from portal.accounts.models import ApiToken, Role
+from studies.models import Instance
 from tests.factories import MembershipFactory, ProjectFactory, UserFactory, ct_slice, make_ct_series, member
 from tests.studies.dicomweb.fronted import FrontClient, new_front
 from tests.studies.dicomweb.test_front import noticed
@@ -179,5 +180,21 @@ def test_what_the_front_remembers_of_a_user_is_not_lent_to_a_narrower_token(proj
         for _ in range(3):
             assert client.get(f"{frame}/frames/1", **wide).status_code == 200
         assert client.get(f"{frame}/frames/1", **narrow).status_code == 404
+    finally:
+        front.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_front_stores_nothing_for_a_token_that_only_reads(project):
+    user = member(project, Role.MANAGER)
+    front = new_front(seconds=3600.0)
+    client = FrontClient(front)
+    try:
+        reads = token(user=user, scope="dicomweb_read")
+        assert dicomweb_read(client, project, reads).status_code == 200  # known to the front from here on
+        assert dicomweb_write(client, project, reads).status_code == 403
+        assert not Instance.objects.exists()
+        assert dicomweb_write(client, project, token(user=user, scope="dicomweb")).status_code == 200
+        assert Instance.objects.count() == 1
     finally:
         front.close()
