@@ -2,7 +2,7 @@
 
 A step is a dictionary with a `name` and its settings, for example `{"name": "resample", "spacing": [1, 1, 1]}`. Every
 step turns a `Volume` into a `Volume` that knows its own place in the patient, so no step needs an inverse of its own:
-`resample_channels` takes a result from the prepared grid to the original one by geometry alone. That is exact
+`grids.resample_channels` takes a result from the prepared grid to the original one by geometry alone. That is exact
 (no interpolation) wherever the voxels coincide.
 """
 
@@ -10,73 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from inference.errors import PreprocessingError
+from inference.imaging import grids, intensity
+from inference.imaging.grids import AXES
 from studies.dicom.volume import Volume
 
 Step = dict[str, Any]
-AXES = {"L": (0, 1.0), "R": (0, -1.0), "P": (1, 1.0), "A": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
-
-
-def orient(volume: Volume, *, to: str) -> Volume:
-    """Permute and flip the index axes so that x, y, z run nearest to the three directions of `to`, e.g. "LPS".
-
-    No interpolation: an oblique volume stays oblique.
-    """
-    wanted = np.zeros((3, 3))
-    for column, letter in enumerate(to):
-        axis, sign = AXES[letter]
-        wanted[axis, column] = sign
-    cosines = wanted.T @ np.asarray(volume.direction, dtype=float)  # [wanted axis, index axis]
-    _, source = linear_sum_assignment(-np.abs(cosines))
-    array = volume.array.transpose([2 - source[2 - position] for position in range(3)])
-    spacing_xyz = np.asarray(volume.spacing, dtype=float)[::-1]
-    direction = np.empty((3, 3))
-    origin = np.asarray(volume.origin, dtype=float)
-    for column in range(3):
-        index_axis = source[column]
-        vector = np.asarray(volume.direction, dtype=float)[:, index_axis]
-        if cosines[column, index_axis] < 0:
-            position = 2 - column
-            array = np.flip(array, axis=position)
-            origin = origin + vector * spacing_xyz[index_axis] * (array.shape[position] - 1)
-            vector = -vector
-        direction[:, column] = vector
-    spacing = tuple(float(spacing_xyz[source[2 - position]]) for position in range(3))
-    return Volume(np.ascontiguousarray(array), spacing, tuple(map(float, origin)), direction)  # type: ignore[arg-type]
-
-
-def resample(volume: Volume, *, spacing: Sequence[float | None]) -> Volume:
-    """Linear interpolation to `spacing` (z, y, x) mm over the same field of view; None keeps an axis as it is.
-
-    Averages over the coarser voxel where an axis is made coarser, so that detail does not alias.
-    """
-    old = np.asarray(volume.spacing, dtype=float)
-    new = np.array([have if want is None else want for have, want in zip(old, spacing, strict=True)], dtype=float)
-    shape = tuple(max(1, round(n * have / want)) for n, have, want in zip(volume.shape, old, new, strict=True))
-    if shape == volume.shape and np.allclose(old, new, rtol=1e-4):
-        return volume
-    array = volume.array.astype(np.float32)
-    starts = []
-    for axis, (n, m) in enumerate(zip(volume.shape, shape, strict=True)):
-        ratio = new[axis] / old[axis]
-        start = (n - 1) / 2 - (m - 1) / 2 * ratio  # both fields of view have the same centre
-        starts.append(start)
-        array = _interpolate(array, axis, start + np.arange(m) * ratio, width=ratio)
-    offset = np.asarray(volume.direction) @ (np.asarray(starts) * old)[::-1]
-    origin = tuple(float(v) for v in np.asarray(volume.origin) + offset)
-    return Volume(array, tuple(map(float, new)), origin, volume.direction)  # type: ignore[arg-type]
-
-
-def resize(volume: Volume, *, to: Sequence[int]) -> Volume:
-    """Linear interpolation to `to` (z, y, x) voxels over the same field of view; 0 keeps an axis."""
-    wanted = [n or have for n, have in zip(to, volume.shape, strict=True)]
-    spacing = [have * n / m for have, n, m in zip(volume.spacing, volume.shape, wanted, strict=True)]
-    return resample(volume, spacing=spacing)
 
 
 def scale(volume: Volume, *, factor: float, offset: float) -> Volume:
@@ -92,12 +36,24 @@ def crop_foreground(volume: Volume, *, above: float, margin: float) -> Volume:
             f"No voxel is brighter than {above:g}, so there is no foreground to crop to.",
             "Check that the series is the right one, or lower “above” of the step crop_foreground.",
         )
+    return _cut(volume, _box(mask, volume.spacing, margin))
+
+
+def crop_body(volume: Volume, *, margin: float, closing: int) -> Volume:
+    """The box around the body, widened by `margin` mm: the largest connected part brighter than Otsu's threshold."""
+    mask = intensity.crop_mask(volume.array, closing=closing)
+    if not mask.any():
+        raise PreprocessingError("No body was found in the image.", "Check that the series is the right one.")
+    return _cut(volume, _box(mask, volume.spacing, margin))
+
+
+def _box(mask: np.ndarray, spacings: Sequence[float], margin: float) -> list[slice]:
     box = []
-    for axis, (size, spacing) in enumerate(zip(volume.shape, volume.spacing, strict=True)):
+    for axis, (size, spacing) in enumerate(zip(mask.shape, spacings, strict=True)):
         inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
         wider = int(np.ceil(margin / spacing))
         box.append(slice(max(0, int(inside[0]) - wider), min(size, int(inside[-1]) + 1 + wider)))
-    return _cut(volume, box)
+    return box
 
 
 def crop_centre(volume: Volume, *, size: Sequence[float]) -> Volume:
@@ -150,7 +106,7 @@ def normalise(volume: Volume, *, method: str, region: str, zeros: str = "change"
 
 @dataclass(frozen=True)
 class Setting:
-    kind: str  # number, percent, choice, orientation, spacing, size, voxels
+    kind: str  # number, percent, choice, orientation, spacing, size, voxels, count, scale
     default: Any = None
     choices: tuple[str, ...] = ()
 
@@ -169,9 +125,9 @@ def _ordered(step: Step) -> str | None:
 
 
 OPERATORS: dict[str, Operator] = {
-    "orient": Operator(orient, {"to": Setting("orientation", "LPS")}, summary="Turn to a common orientation"),
-    "resample": Operator(resample, {"spacing": Setting("spacing")}, summary="Resample to a spacing in mm"),
-    "resize": Operator(resize, {"to": Setting("voxels")}, summary="Resize to a number of voxels"),
+    "orient": Operator(grids.orient, {"to": Setting("orientation", "LPS")}, summary="Turn to a common orientation"),
+    "resample": Operator(grids.resample, {"spacing": Setting("spacing")}, summary="Resample to a spacing in mm"),
+    "resize": Operator(grids.resize, {"to": Setting("voxels")}, summary="Resize to a number of voxels"),
     "scale": Operator(
         scale, {"factor": Setting("number", 1.0), "offset": Setting("number", 0.0)}, summary="Multiply and add"
     ),
@@ -180,9 +136,49 @@ OPERATORS: dict[str, Operator] = {
         {"above": Setting("number", 0.0), "margin": Setting("number", 0.0)},
         summary="Crop to what is brighter than a value",
     ),
+    "crop_body": Operator(
+        crop_body,
+        {"margin": Setting("number", 0.0), "closing": Setting("count", 0)},
+        summary="Crop to the largest bright part",
+    ),
     "crop_centre": Operator(crop_centre, {"size": Setting("size")}, summary="Crop to a central box in mm"),
     "window": Operator(
         window, {"lower": Setting("number"), "upper": Setting("number")}, ("CT", "PT"), "Clip to fixed values", _ordered
+    ),
+    "threshold": Operator(
+        intensity.threshold,
+        {"lower": Setting("number"), "upper": Setting("number"), "outside": Setting("number", 0.0)},
+        summary="Replace values outside a range",
+        also=_ordered,
+    ),
+    "nyul": Operator(
+        intensity.nyul, {"scale": Setting("scale")}, ("MR",), "Match the histogram to a standard scale (Nyúl)"
+    ),
+    "n4": Operator(
+        intensity.bias_field,
+        {"shrink": Setting("count", 4), "iterations": Setting("count", 50)},
+        ("MR",),
+        "Divide out the shading of the coil (N4)",
+    ),
+    "whiten": Operator(
+        intensity.whiten,
+        {
+            "method": Setting("choice", "zca", ("zca", "pca")),
+            "patch": Setting("count", 4),
+            "epsilon": Setting("number", 0.01),
+        },
+        summary="Remove the correlation of neighbours",
+    ),
+    "median": Operator(intensity.median, {"radius": Setting("count", 1)}, summary="Median of the neighbours"),
+    "non_local_means": Operator(
+        intensity.non_local_means,
+        {"strength": Setting("number", 1.0), "patch": Setting("count", 1), "search": Setting("count", 5)},
+        summary="Mean of similar surroundings",
+    ),
+    "total_variation": Operator(
+        intensity.total_variation,
+        {"weight": Setting("number"), "iterations": Setting("count", 100)},
+        summary="Smooth but keep edges",
     ),
     "clip_percentile": Operator(
         clip_percentile,
@@ -256,106 +252,6 @@ def prepare(volume: Volume, steps: Sequence[Step]) -> Volume:
     return volume.like(np.ascontiguousarray(volume.array, dtype=np.float32))
 
 
-def to_size(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """float32 [z, y, x] of a fixed size: cut, or its edges repeated, about the centre."""
-    for axis, want in enumerate(size):
-        have = array.shape[axis]
-        if have > want:
-            array = array.take(range((have - want) // 2, (have - want) // 2 + want), axis=axis)
-        elif have < want:
-            before = (want - have) // 2
-            array = np.pad(array, [(before, want - have - before) if a == axis else (0, 0) for a in range(3)], "edge")
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def resample_channels(channels: np.ndarray, source: Volume, target: Volume, *, outside: Sequence[float]) -> np.ndarray:
-    """Take channels from the grid of `source` to the grid of `target`.
-
-    channels: float array [c, z, y, x] on the grid of `source`; result [c, z, y, x] on the grid of `target`, linear
-    interpolation. Voxels whose centre lies outside the source's field of view get `outside`, one value per channel.
-    The grids may differ by permutation, flips, spacing and offset, which is all that the steps do.
-    Raises `PreprocessingError` where the grids are rotated against each other.
-    """
-    order, starts, steps = _axis_map(source, target)
-    array = np.asarray(channels, dtype=np.float32)
-    # order[a] is the axis of the source that runs along axis a of the target.
-    array = array.transpose([0] + [1 + axis for axis in order])
-    inside = []
-    for axis in range(3):
-        positions = starts[axis] + np.arange(target.shape[axis]) * steps[axis]
-        n = array.shape[1 + axis]
-        inside.append((positions > -0.5 - 1e-4) & (positions < n - 0.5 + 1e-4))
-        array = _interpolate(array, 1 + axis, positions)
-    visible = inside[0][:, None, None] & inside[1][None, :, None] & inside[2][None, None, :]
-    if not visible.all():
-        array = np.where(visible[None], array, np.asarray(outside, dtype=np.float32)[:, None, None, None])
-    return np.ascontiguousarray(array)
-
-
-def resample_labels(labels: Volume, target: Volume) -> np.ndarray:
-    """A label map on the grid of `target`: for each voxel the number with the largest share of the interpolation.
-
-    Exact where the voxels coincide; voxels outside are 0.
-    """
-    numbers = [0, *[int(n) for n in np.unique(labels.array) if n != 0]]
-    if len(numbers) == 1:
-        return np.zeros(target.shape, dtype=np.uint8)
-    best = np.full(target.shape, -1.0, dtype=np.float32)
-    result = np.zeros(target.shape, dtype=np.uint8)
-    for number in numbers:
-        share = resample_channels(
-            (labels.array == number)[None].astype(np.float32), labels, target, outside=[1.0 if number == 0 else 0.0]
-        )[0]
-        better = share > best
-        best[better], result[better] = share[better], number
-    return result
-
-
-def _axis_map(source: Volume, target: Volume) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """For each target axis (z, y, x): the source axis along it, and start and step in source voxels."""
-    matrix = np.linalg.inv(source.affine) @ target.affine  # target (x, y, z) index to source (x, y, z) index
-    scale = matrix[:3, :3][::-1, ::-1]  # [source axis, target axis] in z, y, x order
-    order = np.abs(scale).argmax(axis=0)
-    leading = np.abs(scale)[order, range(3)]
-    rest = np.abs(scale).sum(axis=0) - leading
-    if sorted(order) != [0, 1, 2] or (rest * max(target.shape) > 0.05).any():
-        raise PreprocessingError(
-            "The two grids are rotated against each other.", "Use images and labels of the same acquisition."
-        )
-    steps = scale[order, range(3)]
-    starts = matrix[:3, 3][::-1][order]
-    return [int(axis) for axis in order], starts, steps
-
-
-def _interpolate(array: np.ndarray, axis: int, positions: np.ndarray, width: float = 1.0) -> np.ndarray:
-    """Values at fractional `positions` along one axis, edges repeated; a tent of half-width max(1, width)."""
-    n = array.shape[axis]
-    nearest = np.round(positions)
-    if width <= 1 and np.abs(positions - nearest).max() < 1e-3:
-        return array.take(np.clip(nearest.astype(int), 0, n - 1), axis=axis)
-    if width <= 1:
-        clipped = np.clip(positions, 0, n - 1)
-        low = np.floor(clipped).astype(int)
-        high = np.minimum(low + 1, n - 1)
-        share = (clipped - low).astype(np.float32)
-        shape = [1] * array.ndim
-        shape[axis] = len(positions)
-        share = share.reshape(shape)
-        return array.take(low, axis=axis) * (1 - share) + array.take(high, axis=axis) * share
-    reach = int(np.ceil(width))
-    total = np.zeros(1)
-    result: Any = 0.0
-    base = np.floor(positions).astype(int)
-    shape = [1] * array.ndim
-    shape[axis] = len(positions)
-    for shift in range(-reach, reach + 1):
-        index = base + shift
-        weight = np.clip(1 - np.abs(index - positions) / width, 0, None).astype(np.float32)
-        total = total + weight
-        result = result + array.take(np.clip(index, 0, n - 1), axis=axis) * weight.reshape(shape)
-    return (result / total.reshape(shape)).astype(np.float32)
-
-
 def _cut(volume: Volume, box: Sequence[slice]) -> Volume:
     start = np.array([part.start for part in box], dtype=float) * np.asarray(volume.spacing)
     origin = np.asarray(volume.origin) + np.asarray(volume.direction) @ start[::-1]
@@ -383,6 +279,12 @@ def _checked(value: Any, setting: Setting, place: str) -> Any:
         axes = sorted(AXES[letter][0] if letter in AXES else -1 for letter in value)
         if axes == [0, 1, 2]:
             return value
+    if setting.kind == "count" and _is_count(value):
+        return value
+    if setting.kind == "scale" and isinstance(value, list) and len(value) == len(intensity.LANDMARKS):
+        rising = all(map(number, value)) and all(a < b for a, b in pairwise(value))
+        if rising:
+            return [float(item) for item in value]
     if setting.kind == "voxels" and isinstance(value, list) and len(value) == 3 and all(map(_is_count, value)):
         return list(value)
     if setting.kind in ("spacing", "size") and isinstance(value, list) and len(value) == 3:
@@ -396,6 +298,8 @@ def _checked(value: Any, setting: Setting, place: str) -> Any:
         "orientation": "three letters, one of L/R, one of A/P, one of S/I, such as LPS",
         "spacing": "three positive numbers in mm (z, y, x), 0 where an axis keeps its own",
         "size": "three positive numbers in mm (z, y, x)",
+        "count": "a whole number from 0",
+        "scale": f"{len(intensity.LANDMARKS)} rising numbers, from `inference.imaging.intensity.landmarks`",
         "voxels": "three whole numbers of voxels (z, y, x), 0 where an axis keeps its own",
     }[setting.kind]
     raise PreprocessingError(f"{place} is {value!r}; it must be {wanted}.")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from inference.errors import PredictionError
-from inference.imaging import preprocessing
+from inference.imaging import grids, preprocessing
 from inference.networks.sliding_window import probabilities
 from inference.registry import programs
 from inference.registry.bundle import Bundle
@@ -56,7 +56,7 @@ class LoadedModel:
 
     def _classify(self, prepared: Volume) -> Output:
         manifest = self.bundle.manifest
-        image = torch.from_numpy(preprocessing.to_size(prepared.array, manifest["inference"]["window"]))[None, None]
+        image = torch.from_numpy(grids.to_size(prepared.array, manifest["inference"]["window"]))[None, None]
         image = image.to(self.device)
         with torch.inference_mode():
             logits = self.network(image[:, :, 0] if manifest["network"]["dimensions"] == 2 else image)
@@ -70,7 +70,7 @@ def to_output(found: np.ndarray, prepared: Volume, volume: Volume, labels: list[
     label_map = np.zeros(volume.shape, dtype=np.uint8)
     for number in range(len(found)):  # one class at a time: a whole CT in all classes would not fit
         outside = [1.0 if number == 0 else 0.0]
-        share = preprocessing.resample_channels(found[number : number + 1], prepared, volume, outside=outside)[0]
+        share = grids.resample_channels(found[number : number + 1], prepared, volume, outside=outside)[0]
         better = share > best
         best[better], label_map[better] = share[better], number
     counts = np.bincount(label_map.ravel(), minlength=len(labels) + 1)

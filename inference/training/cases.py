@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inference.errors import TrainingError
-from inference.imaging import preprocessing
+from inference.imaging import grids, preprocessing
 from inference.training.config import Config
 from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard, Split
 from studies.volumes import load_label_map, load_volume
@@ -117,7 +117,7 @@ def load_case(entry: ReferenceLabel, config: Config, labels: Sequence[dict[str, 
     volume = load_volume(entry.case.image)
     label_map = load_label_map(entry.segmentation, volume, labels)  # type: ignore[arg-type]
     prepared = preprocessing.prepare(volume, config["preprocessing"])
-    on_grid = preprocessing.resample_labels(volume.like(label_map), prepared)
+    on_grid = grids.resample_labels(volume.like(label_map), prepared)
     return PreparedCase(
         entry.case.name, torch.from_numpy(prepared.array)[None], torch.from_numpy(on_grid.astype(np.uint8))
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from inference.errors import TrainingError
-from inference.imaging import preprocessing
+from inference.imaging import grids, preprocessing
 from inference.training.config import Config
 from studies.cohorts import freezing
 from studies.cohorts.errors import CohortError
@@ -75,7 +75,7 @@ def classified(reference: ReferenceStandard, classes: Sequence[str], split: str 
 def fitted(volume: Volume, config: Config) -> np.ndarray:
     """The prepared image [z, y, x] in the size that the network takes, cut or its edges repeated about the centre."""
     array = preprocessing.prepare(volume, config["preprocessing"]).array
-    return preprocessing.to_size(array, config["inference"]["window"])
+    return grids.to_size(array, config["inference"]["window"])
 
 
 def load(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.errors import PreprocessingError
+from inference.imaging import grids
 from inference.imaging import preprocessing as p
 from studies.dicom.volume import Volume
 
@@ -35,7 +36,7 @@ def oblique() -> np.ndarray:
 @pytest.mark.parametrize("direction", [np.eye(3), np.diag([-1.0, -1.0, 1.0]), oblique()])
 def test_orient_keeps_every_voxel_in_its_place(to, direction):
     before = ramp(direction=direction)
-    after = p.orient(before, to=to)
+    after = grids.orient(before, to=to)
     assert np.allclose(physical(after) @ [1.0, 10.0, 100.0], after.array)
     assert sorted(after.array.ravel()) == sorted(before.array.ravel())
     for column, letter in enumerate(to):
@@ -45,7 +46,7 @@ def test_orient_keeps_every_voxel_in_its_place(to, direction):
 
 def test_resample_keeps_the_field_of_view_and_linear_values():
     before = ramp()
-    after = p.resample(before, spacing=[1.0, 1.0, 1.0])
+    after = grids.resample(before, spacing=[1.0, 1.0, 1.0])
     assert after.shape == (12, 8, 5)
     inside = (slice(1, -1), slice(1, -1), slice(1, -1))  # at the edge values repeat
     expected = physical(after) @ [1.0, 10.0, 100.0]
@@ -57,13 +58,13 @@ def test_resample_keeps_the_field_of_view_and_linear_values():
 def test_a_coarser_grid_averages_instead_of_skipping():
     stripes = np.zeros((4, 4, 64), dtype=np.float32)
     stripes[..., ::2] = 1.0
-    after = p.resample(Volume(stripes), spacing=[1.0, 1.0, 4.0])
+    after = grids.resample(Volume(stripes), spacing=[1.0, 1.0, 4.0])
     assert np.allclose(after.array[..., 1:-1], 0.5)  # at the edge values repeat
 
 
 def test_resampling_to_the_own_spacing_changes_nothing():
     before = ramp()
-    assert p.resample(before, spacing=[None, 1.0, 0.5]) is before
+    assert grids.resample(before, spacing=[None, 1.0, 0.5]) is before
 
 
 def test_crop_foreground_keeps_the_offset():
@@ -131,7 +132,7 @@ def test_without_resampling_the_way_back_is_exact(seed, flips, axes):
     channels[0] = np.isclose(prepared.array, 0)
     for n in range(1, 4):
         channels[n] = np.isclose(prepared.array, n / 3)
-    back = p.resample_channels(channels, prepared, volume, outside=[1, 0, 0, 0])
+    back = grids.resample_channels(channels, prepared, volume, outside=[1, 0, 0, 0])
     assert np.array_equal(back.argmax(axis=0), array)
 
 
@@ -139,26 +140,26 @@ def test_a_ball_comes_back_after_resampling():
     z, y, x = np.indices((20, 40, 44))
     ball = ((z - 10) * 2.0) ** 2 + (y - 20.0) ** 2 + (x - 22.0) ** 2 < 14**2
     volume = Volume(ball.astype(np.uint8), (2.0, 1.0, 1.0))
-    fine = p.resample(volume, spacing=[1.0, 1.0, 1.0])
-    labels = p.resample_labels(volume, fine)
+    fine = grids.resample(volume, spacing=[1.0, 1.0, 1.0])
+    labels = grids.resample_labels(volume, fine)
     assert labels.shape == fine.shape
     assert labels.sum() * 1.0 == pytest.approx(4 / 3 * np.pi * 14**3, rel=0.02)  # mm³ of the ball
-    back = p.resample_labels(fine.like(labels), volume)
+    back = grids.resample_labels(fine.like(labels), volume)
     assert 2 * (back.astype(bool) & ball).sum() / (back.astype(bool).sum() + ball.sum()) > 0.98
 
 
 def test_labels_without_foreground_and_outside():
     small = Volume(np.ones((2, 2, 2), dtype=np.uint8), origin=(2.0, 2.0, 2.0))
     large = Volume(np.zeros((6, 6, 6)))
-    found = p.resample_labels(small, large)
+    found = grids.resample_labels(small, large)
     assert found.sum() == 8
     assert found[2:4, 2:4, 2:4].all()
-    assert not p.resample_labels(large, small).any()
+    assert not grids.resample_labels(large, small).any()
 
 
 def test_rotated_grids_are_refused():
     with pytest.raises(PreprocessingError, match="rotated"):
-        p.resample_channels(np.zeros((1, 6, 8, 10)), ramp(), ramp(direction=oblique()), outside=[0])
+        grids.resample_channels(np.zeros((1, 6, 8, 10)), ramp(), ramp(direction=oblique()), outside=[0])
 
 
 @pytest.mark.parametrize(
