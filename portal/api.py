@@ -15,6 +15,7 @@ from portal.trail.api import AuditViewSet
 from portal.worklist.export_api import ExportViewSet
 from studies.api import ImportViewSet, SeriesViewSet, StudyViewSet
 from studies.cohorts.api import CohortViewSet, ReferenceViewSet
+from studies.cohorts.clinical_api import PairViewSet, TableViewSet, ValueViewSet, VariableViewSet
 from studies.refusal_api import RefusalViewSet
 
 router = DefaultRouter()
@@ -26,6 +27,10 @@ router.register("nodes", NodeViewSet, basename="api_node")
 router.register("cohorts", CohortViewSet, basename="api_cohort")
 router.register("exports", ExportViewSet, basename="api_export")
 router.register("references", ReferenceViewSet, basename="api_reference")
+router.register("clinical-variables", VariableViewSet, basename="api_variable")
+router.register("clinical-values", ValueViewSet, basename="api_value")
+router.register("table-imports", TableViewSet, basename="api_table")
+router.register("near-duplicates", PairViewSet, basename="api_pair")
 router.register("jobs", JobViewSet, basename="api_job")
 router.register("models", ModelViewSet, basename="api_model")
 router.register("versions", ModelVersionViewSet, basename="api_version")

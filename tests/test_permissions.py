@@ -22,10 +22,13 @@ from portal.accounts.models import ApiToken, Role
 from portal.annotation import campaigns
 from portal.annotation.design import QuestionSpec
 from studies.cohorts import services as cohorts
+from studies.cohorts import table_imports
+from studies.cohorts.clinical import ClinicalVariable
 from studies.deid import services as deid
 from studies.deid.models import PixelReview
 from studies.deid.profile import Profile
 from studies.dimse import nodes
+from studies.duplicates.models import Pair
 from studies.ingest import store
 from studies.models import ImportBatch, Refusal
 from tests.factories import ProjectFactory, UserFactory, ct_slice, make_ct_series, member, part10_bytes
@@ -144,6 +147,11 @@ def build() -> SimpleNamespace:
     review = PixelReview.objects.create(
         series=series[0], digest="", looked_at=2, frames=2, suspected=True, pictures=[[first.pk, 0]]
     )
+    pair = Pair.objects.create(one=series[0], other=series[1], distance=3)
+    table = table_imports.keep(
+        b"PatientID,CRP\nP0,5\n", project=project, purpose="variables", name="labs.csv", by=manager
+    )
+    variable = ClinicalVariable.objects.create(project=project, name="Stage", kind="category")
     return SimpleNamespace(
         users=users,
         project=project,
@@ -169,6 +177,11 @@ def build() -> SimpleNamespace:
             "api_export": export.pk,
             "cohort": cohort.pk,
             "case_remove": cohort.pk,
+            "duplicate_": pair.pk,
+            "table": table.pk,
+            "api_table": table.pk,
+            "api_pair": pair.pk,
+            "api_variable": variable.pk,
             "api_cohort": cohort.pk,
             "api_reference": reference.pk,
             "model": version.model_id,
@@ -216,6 +229,10 @@ def build() -> SimpleNamespace:
             "exports": {"project": project.slug},
             "reidentify": {"project": project.slug, "pseudonym": "RR-NOBODY"},
             "cohort_create": {"project": project.slug, "name": "Other"},
+            "table_create": {"project": project.slug},
+            "pictures": {"project": project.slug},
+            "api_table-list": {"project": project.slug},
+            "api_table-choose": {"choices": {}},
             "campaign_create": {"project": project.slug},
             "training_create": {"project": project.slug},
             "run_create": {"project": project.slug},

@@ -24,6 +24,9 @@ CAMPAIGN = Subject("annotation.Campaign", "project_id")
 TASK = Subject("annotation.Task", "campaign__project_id", "case__study__patient_id")
 TASK_IN_VIEWER = Subject("annotation.Task", "campaign__project_id", "case__study__patient_id", "task")
 CASE = Subject("cohorts.Case", "cohort__project_id", "study__patient_id", "case")
+TABLE = Subject("cohorts.TableImport", "project_id")
+VARIABLE = Subject("cohorts.ClinicalVariable", "project_id")
+PAIR = Subject("duplicates.Pair", "one__study__project_id")
 JOB = Subject("jobs.Job", "project_id")
 MODEL = Subject("registry.Model", "project_id")
 VERSION = Subject("registry.ModelVersion", "model__project_id")
@@ -96,6 +99,18 @@ RULES: dict[str, Rule] = {
     "api_cohort-cases": Rule("cohort.view", COHORT, READ_SECONDS),
     "cohort_export": Rule("cohort.export", COHORT),
     **dict.fromkeys(["cohort_freeze", "case_remove", "api_cohort-freeze"], Rule("cohort.change", COHORT)),
+    # Clinical data and near-duplicates
+    "cohort_variables": Rule("cohort.export", COHORT),
+    **dict.fromkeys(["duplicates", "clinical", "api_pair-list", "api_variable-list", "api_value-list"], LIST),
+    "api_table-list": LIST,
+    "api_variable-detail": Rule("variable.view", VARIABLE, READ_SECONDS),
+    "api_pair-detail": Rule("pair.view", PAIR, READ_SECONDS),
+    **dict.fromkeys(["duplicate_settle", "api_pair-settle"], Rule("pair.change", PAIR)),
+    **dict.fromkeys(["table", "api_table-detail", "api_table-preview"], Rule("table.view", TABLE, READ_SECONDS)),
+    **dict.fromkeys(["table_finish", "api_table-finish"], Rule("table.import", TABLE)),
+    **dict.fromkeys(["table_discard", "api_table-discard", "api_table-choose"], Rule("table.change", TABLE)),
+    "table_create": Rule("table.upload"),
+    "pictures": Rule("pictures.upload"),
     "api_cohort-add-studies": Rule("cohort.change", COHORT),
     # De-identified exports; what was ordered, signed and written is recorded by the services
     **dict.fromkeys(["exports", "api_export-list"], LIST),

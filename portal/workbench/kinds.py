@@ -23,6 +23,7 @@ WORDS = {
     "publish_consensus": "Consensus",
     "retrieve": "Retrieval",
     "send": "Sending",
+    "import_pictures": "Import of pictures",
 }
 
 
@@ -53,6 +54,7 @@ def about(job: Job) -> About:
         _evaluation,
         _predictions,
         _transfers,
+        _pictures,
         _failed_cases,
     ):
         tell(job, found)
@@ -163,6 +165,23 @@ def _transfers(job: Job, found: About) -> None:
     ]
     if kind == "retrieve" and objects:
         found.results.append(("studies", "Open the worklist, newest first", f"{_address('studies')}?sort=-added"))
+
+
+def _pictures(job: Job, found: About) -> None:
+    if not job.task.endswith(".import_pictures"):
+        return
+    found.facts += [("Cohort", str(job.parameters.get("cohort", "")), "")]
+    found.lost = "Pictures that are stored stay; the others are not imported."
+    told = job.result
+    if not told:
+        return
+    found.facts += [
+        ("Pictures", f"{told['stored']} stored, {told['duplicate']} there already, {told['refused']} refused", ""),
+    ]
+    found.results += [
+        ("cohort", "The cohort with its cases and classes", _address("cohort", told["cohort"])),
+        ("upload", "Report of the import, with every refused row", _address("import_batch", told["batch"])),
+    ]
 
 
 def _failed_cases(job: Job, found: About) -> None:

@@ -1,6 +1,17 @@
 from django.urls import URLPattern, URLResolver, path
 
-from portal.worklist import cohorts, exports, leaving_views, quarantine, thumbnails, upload, views
+from portal.worklist import (
+    clinical,
+    cohorts,
+    duplicates,
+    exports,
+    leaving_views,
+    pictures,
+    quarantine,
+    thumbnails,
+    upload,
+    views,
+)
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("studies/", views.studies, name="studies"),
@@ -11,6 +22,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("studies/<int:pk>/thumbnail/", thumbnails.study_thumbnail, name="study_thumbnail"),
     path("series/<int:pk>/thumbnail/", thumbnails.series_thumbnail, name="series_thumbnail"),
     path("upload/", upload.upload, name="upload"),
+    path("upload/pictures/", pictures.pictures, name="pictures"),
     path("imports/<int:pk>/", upload.import_batch, name="import_batch"),
     path("quarantine/", quarantine.quarantine, name="quarantine"),
     path("quarantine/all/", quarantine.quarantine_all, name="quarantine_all"),
@@ -25,6 +37,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("cohorts/<int:pk>/", cohorts.cohort, name="cohort"),
     path("cohorts/<int:pk>/freeze/", cohorts.cohort_freeze, name="cohort_freeze"),
     path("cohorts/<int:pk>/cases.csv", cohorts.cohort_export, name="cohort_export"),
+    path("cohorts/<int:pk>/clinical.csv", clinical.cohort_variables, name="cohort_variables"),
     path("cohorts/<int:pk>/cases/<int:case>/remove/", cohorts.case_remove, name="case_remove"),
     path("exports/", exports.exports, name="exports"),
     path("exports/reidentify/", exports.reidentify, name="reidentify"),
@@ -34,4 +47,11 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("exports/<int:pk>/file/", exports.export_download, name="export_download"),
     path("exports/<int:pk>/pixels/<int:review>/", exports.export_review, name="export_review"),
     path("exports/<int:pk>/pixels/<int:review>/<int:number>.png", exports.export_picture, name="export_picture"),
+    path("duplicates/", duplicates.duplicates, name="duplicates"),
+    path("duplicates/<int:pk>/settle/", duplicates.duplicate_settle, name="duplicate_settle"),
+    path("clinical/", clinical.clinical, name="clinical"),
+    path("clinical/import/", clinical.table_create, name="table_create"),
+    path("clinical/import/<int:pk>/", clinical.table, name="table"),
+    path("clinical/import/<int:pk>/finish/", clinical.table_finish, name="table_finish"),
+    path("clinical/import/<int:pk>/discard/", clinical.table_discard, name="table_discard"),
 ]

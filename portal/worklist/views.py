@@ -38,6 +38,7 @@ def studies(request: HttpRequest) -> HttpResponse:
         "older": page + 1 if page < pages else None,
         "milliseconds": round(1000 * (time.perf_counter() - started)),
         "show_project": chosen is None,
+        "may_curate": projects_where(user, Action.CURATE).exists(),
     }
     if request.htmx:
         response = render(request, "worklist/rows.html", context)
@@ -51,7 +52,6 @@ def studies(request: HttpRequest) -> HttpResponse:
         "quality": filters.QUALITY,
         "any_study": any_study,
         "may_import": projects_where(user, Action.IMPORT).exists(),
-        "may_curate": projects_where(user, Action.CURATE).exists(),
         "may_run": projects_where(user, Action.RUN).exists(),
         "may_export": projects_where(user, Action.MANAGE).exists(),
     }

@@ -11,6 +11,13 @@ from studies.cohorts.tables import CHECKS, IGNORE, Choices, Column, named_rows
 from studies.tabular import values
 from studies.tabular.reading import Cell, Table
 
+# A column is what nearly all of its cells are, so that the others are named as problems.
+MOST = 0.7
+_UNITS = {
+    *("a", "y", "yr", "yrs", "year", "years", "mo", "month", "months", "wk", "week", "weeks", "d", "day", "days"),
+    *("h", "hour", "hours", "min", "s", "sec", "kg", "g", "mg", "ug", "ng", "m", "cm", "mm", "ml", "l", "dl"),
+    *("mmhg", "kpa", "pa", "u", "iu", "miu", "mol", "mmol", "bpm", "hu", "gy", "mgy", "mbq", "suv", "kcal", "c", "f"),
+}
 _HEADINGS = {
     "patient_id": r"(pat(ient)?[\s_.-]*(id|no|nr|number)|pid|mrn|patient|subject([\s_.-]*id)?)",
     "study_instance_uid": r"(study[\s_.-]*(instance[\s_.-]*)?uid)",
@@ -70,7 +77,7 @@ def _guess(table: Table, column: Column) -> Column:
     ):
         return Column(column.name, "survival", column.name)
     name, unit = unit_in(column.name)
-    if all(_is_number(cell) for cell in cells):
+    if sum(_is_number(cell) for cell in cells) >= MOST * len(cells):
         distinct = {values.text_of(cell) for cell in cells}
         if distinct <= {"0", "1"} or distinct <= {"1", "2"}:
             return Column(column.name, "category", name)
@@ -83,9 +90,11 @@ def _guess(table: Table, column: Column) -> Column:
 
 
 def unit_in(heading: str) -> tuple[str, str]:
-    """Name and unit of a heading such as "CRP [mg/L]" or "Age (years)"; what stands in front, as in "(%)x", stays."""
-    match = re.fullmatch(r"\s*(.+?)\s*[\[(]\s*([^\[\]()]{1,32})\s*[\])]\s*", heading)
-    return (match[1], match[2]) if match else (heading.strip(), "")
+    """Name and unit of a heading such as "CRP [mg/L]" or "Age (years)"; "(NT-proBNP)" is part of the name."""
+    match = re.fullmatch(r"\s*(.+?)\s*([\[(])\s*([^\[\]()]{1,32}?)\s*[\])]\s*", heading)
+    if match and (match[2] == "[" or re.search(r"[/%^°µμ*]", match[3]) or match[3].casefold() in _UNITS):
+        return match[1], match[3]
+    return heading.strip(), ""
 
 
 def _is_number(cell: Cell) -> bool:
@@ -99,11 +108,11 @@ def _is_number(cell: Cell) -> bool:
 
 
 def _dates(cells: Sequence[Cell]) -> bool:
-    """Whether every filled cell is a date, in one order or the other."""
+    """Whether nearly every filled cell is a date, in one order or the other."""
     filled = [cell for cell in cells if not values.is_missing(cell, number=True)]
     if not filled or all(isinstance(cell, int | float) for cell in filled):
         return False
-    return any(all(_is_date(cell, order) for cell in filled) for order in ("dmy", "mdy"))
+    return any(sum(_is_date(cell, order) for cell in filled) >= MOST * len(filled) for order in ("dmy", "mdy"))
 
 
 def _is_date(cell: Cell, order: str) -> bool:

@@ -25,6 +25,8 @@ KINDS = {
     "date": "Date",
     "survival": "Survival time",
     "event": "Event of the survival time",
+    "source": "Category: source of the images",
+    "group": "Category: copies of one image",
     "measured_at": "Date of measurement",
 }
 LABEL = {"label": "Class"}

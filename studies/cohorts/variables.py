@@ -20,7 +20,8 @@ from studies.models import Patient
 from studies.tabular import values
 from studies.tabular.reading import Cell, Row, Table
 
-KINDS = ("number", "category", "date", "survival")
+KINDS = ("number", "category", "date", "survival", "source", "group")
+ROLES = ("source", "group")  # categories that a split looks at
 MOST_CATEGORIES = 200  # of one variable; more are free text, which names people
 
 
@@ -159,6 +160,11 @@ def commit(
     return made
 
 
+def _kind(column: Column) -> str:
+    """As what the values are stored."""
+    return "category" if column.kind in ROLES else column.kind
+
+
 def _name(column: Column) -> str:
     return (column.variable or column.name).strip()
 
@@ -168,7 +174,7 @@ def _check_variables(made: Plan, known: Mapping[str, ClinicalVariable]) -> None:
         variable = known.get(name)
         if variable is None:
             made.new_variables.append(name)
-        elif variable.kind != column.kind:
+        elif variable.kind != _kind(column):
             made.checked.add(
                 "other_kind",
                 f"The variable “{name}” is there as {variable.get_kind_display().lower()}; give this one another name.",
@@ -229,14 +235,14 @@ def _contents(table: Table, choices: Choices, column: Column, checked: Checked) 
     names: set[str] = set()
     for row, found in checked.rows:
         cell = row.cells[at]
-        if values.is_missing(cell, number=column.kind != "category"):
+        if values.is_missing(cell, number=_kind(column) != "category"):
             continue
         try:
             if column.kind == "number":
                 content = Content(number=values.number(cell, mark))
             elif column.kind == "date":
                 content = Content(date=values.moment(cell, mark).date())
-            elif column.kind == "category":
+            elif _kind(column) == "category":
                 content = _category(cell)
                 names.add(content.text)
             else:
@@ -245,7 +251,7 @@ def _contents(table: Table, choices: Choices, column: Column, checked: Checked) 
             checked.add(problem.code, problem.cause, row.number, column.name)
             continue
         made.append((row, found, content))
-    if len(names) > MOST_CATEGORIES:
+    if len(names) > MOST_CATEGORIES and column.kind not in ROLES:
         checked.add(
             "free_text",
             f"The column has {len(names)} different texts; a category has at most {MOST_CATEGORIES}.",
@@ -318,8 +324,11 @@ def _variables(made: Plan, project: Project, by: User | None) -> dict[str, Clini
     for name in made.new_variables:
         column = made.variables[name]
         ClinicalVariable.objects.create(
-            project=project, name=name, kind=column.kind, unit=column.unit[:32], created_by=by
+            project=project, name=name, kind=_kind(column), unit=column.unit[:32], created_by=by
         )
+    for role in ROLES:
+        names = [name for name, column in made.variables.items() if column.kind == role]
+        ClinicalVariable.objects.filter(project=project, name__in=names).update(role=role)
     return {
         variable.name: variable
         for variable in ClinicalVariable.objects.filter(project=project, name__in=made.variables)

@@ -68,3 +68,7 @@ class Pair(models.Model):
 
     def __str__(self) -> str:
         return f"pair {self.pk}: series {self.one_id} and {self.other_id}"
+
+    @property
+    def sides(self) -> tuple[Series, Series]:
+        return (self.one, self.other)

@@ -304,7 +304,7 @@ def _reference(plan: Plan, cohort: Cohort, labelled: Mapping[int, tuple[Case, st
     )
 
 
-def split_tables(folder: Path) -> Sequence[Path]:
+def tables_in(folder: Path) -> Sequence[Path]:
     """The tables in a folder, the shallowest first: an archive holds one among its pictures."""
     found = [path for path in folder.rglob("*") if path.suffix.lower() in (".csv", ".tsv", ".xlsx") and path.is_file()]
     return sorted(found, key=lambda path: (len(path.parts), path.name))

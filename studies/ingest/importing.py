@@ -119,7 +119,7 @@ def _of_regular(path: Path, name: str) -> Iterator[Entry]:
         with open(path, "rb") as file:
             is_zip = file.read(4) == _ZIP
             if is_zip:
-                yield from _of_zip(file, name)
+                yield from zip_entries(file, name)
     except OSError as error:
         yield Refused("unreadable", f"The file cannot be read: {error.strerror or error}.", keep=False), name
         return
@@ -132,7 +132,7 @@ def _of_file(file: IO[bytes], name: str) -> Iterator[Entry]:
     is_zip = file.read(4) == _ZIP
     file.seek(0)
     if is_zip:
-        yield from _of_zip(file, name)
+        yield from zip_entries(file, name)
     else:
         yield file, name
 
@@ -156,7 +156,8 @@ class _Bounded:
         return piece
 
 
-def _of_zip(file: IO[bytes], name: str) -> Iterator[Entry]:
+def zip_entries(file: IO[bytes], name: str) -> Iterator[Entry]:
+    """The entries of an archive as streams that may be read once, in order; what is unsafe as a `Refused`."""
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:

@@ -232,6 +232,16 @@ def test_a_variable_keeps_kind_and_unit(project, patients):
     assert problems(plan(project, "PatientID,CRP\nP2,high\n")) == [("other_kind", 0, "CRP")]
 
 
+def test_source_and_groups_of_copies_are_categories_that_a_split_looks_at(project, patients):
+    text = "PatientID,site,copies\nP1,north,d1\nP2,south,d1\n"
+    columns = [Column("PatientID", "patient_id"), Column("site", "source"), Column("copies", "group")]
+    load(project, text, columns=columns)
+    assert set(ClinicalVariable.objects.values_list("name", "kind", "role")) == {
+        ("site", "category", "source"), ("copies", "category", "group"),
+    }  # fmt: skip
+    assert load(project, text, columns=columns).as_json()["unchanged"] == 4
+
+
 def test_values_are_seen_by_those_who_may_know_them(project, patients):
     load(project, "PatientID,CRP\nP1,5\nP2,6\n")
     study = make_ct_series(project, 1, PatientID="P1").study
