@@ -12,6 +12,7 @@ from django.db.models import Count
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from pydicom.datadict import tag_for_keyword
 
 from inference.jobs.models import Job
 from inference.jobs.services import submit
@@ -35,12 +36,15 @@ MAX_DRAWN = 200
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def exports(request: HttpRequest) -> HttpResponse:
-    """Order an export of a cohort or of `?study=1&study=2`, and the exports so far; `?project=<slug>` chooses."""
-    studies = _studies(request)
-    project = _project(request, studies)
+    """Order an export of a cohort or of `?study=1&study=2`, and the exports so far; `?project=<slug>` chooses.
+    `?like=<pk>` fills the form as an earlier export was ordered, and asks to remove what stopped it."""
+    like = _like(request)
+    studies = list(like.studies.order_by("pk")) if like and like.cohort_id is None else _studies(request)
+    project = like.project if like else _project(request, studies)
     several = any(study.project_id != project.pk for study in studies)
     submitted = request.method == "POST" and "order" in request.POST
-    form = ExportForm(request.POST if submitted else None, project=project, studies=studies)
+    initial = _as_ordered(like) if like else None
+    form = ExportForm(request.POST if submitted else None, initial=initial, project=project, studies=studies)
     if submitted and not several and form.is_valid():
         try:
             export = services.order(
@@ -234,6 +238,25 @@ def _project(request: HttpRequest, studies: list[Study]) -> Project:
     if project is None:
         raise PermissionDenied("Only managers of a project export its studies.")
     return project
+
+
+def _like(request: HttpRequest) -> Export | None:
+    asked = request.GET.get("like", "")
+    return _managed(request, int(asked)) if request.method != "POST" and asked.isdecimal() and len(asked) < 18 else None
+
+
+def _as_ordered(export: Export) -> dict[str, Any]:
+    """The form of an earlier export, with the attributes removed in which original values were found."""
+    stopped = {hit["attribute"] for hit in export.report.get("hits", [])}
+    keywords = {word for word in stopped if tag_for_keyword(word)}
+    return {
+        "cohort": export.cohort_id,
+        "options": export.profile.split(",")[1:],
+        "nifti": export.nifti,
+        "results": export.results,
+        "remove": ", ".join(sorted({*export.remove, *keywords})),
+        "keep_private": "\n".join(export.keep_private),
+    }
 
 
 def _managed(request: HttpRequest, pk: int) -> Export:

@@ -178,10 +178,7 @@ class _Study:
         for n, file in enumerate(series.instances.order_by("instance_number", "pk").values_list("file", flat=True), 1):
             dataset = _read(file)
             if "PixelData" in dataset:
-                if boxes:
-                    blank(dataset, boxes)
-                if clear_overlay_bits(dataset):
-                    self.changes.add("removed", pydicom.tag.Tag(0x60003000))
+                self._pixels(dataset, boxes, series)
             self.person.apply(dataset, self.changes)
             if review is not None and "PixelData" in dataset:
                 dataset.BurnedInAnnotation = "NO"
@@ -191,6 +188,16 @@ class _Study:
         if self.order.nifti and series.modality not in pixels.WITHOUT_PICTURES:
             row["nifti"] = self._nifti(place, number)
         return row
+
+    def _pixels(self, dataset: Dataset, boxes: list[Box], series: Series) -> None:
+        try:
+            if boxes:
+                blank(dataset, boxes)
+            if clear_overlay_bits(dataset):
+                self.changes.add("removed", pydicom.tag.Tag(0x60003000))
+        except DeidError as error:
+            where = f"{series.modality} series {series.pk} of study {self.study.pk}"
+            raise DeidError(error.code, f"{where}: {error.cause}", error.next_step) from error
 
     def _nifti(self, place: Path, number: int) -> str:
         """The name of the file, or why there is none."""

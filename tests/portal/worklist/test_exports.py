@@ -151,6 +151,9 @@ def test_a_failure_shows_file_and_attribute_and_can_be_started_again(client, pro
     assert "Manufacturer" in page
     assert "Zubkov" not in page
     assert "Zubkov" not in str(Job.objects.values_list("cause", "next_step", "progress_text").get())
+    form = client.get(reverse("exports"), {"like": export.pk}).content.decode()
+    assert 'value="Manufacturer"' in form
+    assert f'<option value="{cohort.pk}" selected>' in form
     client.post(reverse("export_restart", args=[export.pk]))
     export.refresh_from_db()
     assert (export.state, export.failure) == ("queued", "")
