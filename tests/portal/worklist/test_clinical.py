@@ -250,7 +250,7 @@ def test_everything_that_the_filter_matches_becomes_a_cohort(client, project, en
     for n in range(3):
         make_ct_series(project, 1, PatientID=f"P{n}", StudyDescription="Knee" if n else "Hip")
     page = client.post(reverse("studies"), {"q": "Knee", "modality": "CT", "sort": "added"}).content.decode()
-    offered = page[page.index(f'action="{reverse("cohort_create")}"') :].split("</form>")[0]
+    offered = page[page.index(f'<form method="post" action="{reverse("cohort_create")}"') :].split("</form>")[0]
     fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', offered))
     assert (fields["all"], fields["q"], fields["modality"]) == ("1", "Knee", "CT")
     form = client.post(reverse("cohort_create"), fields)
