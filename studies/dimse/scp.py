@@ -96,16 +96,10 @@ def listen(ae: Archive) -> list[network.Server]:
         except OSError as error:
             raise NodeError(f"Port {port} cannot be opened: {error.strerror}.", "Give another one.") from None
         assert isinstance(server, network.Server)
+        ae._servers.append(server)  # `ae.shutdown` ends these
         threading.Thread(target=server.serve_forever, name=f"listener {port}", daemon=True).start()
         servers.append(server)
     return servers
-
-
-def stop(ae: Archive, servers: list[network.Server]) -> None:
-    """End the running associations and close the ports."""
-    for server in servers:
-        server.shutdown()
-    ae.shutdown()
 
 
 def handlers(tls: bool) -> list[Any]:

@@ -9,6 +9,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
+from portal.runtime import liveness
 from studies.dimse import nodes
 from studies.dimse.models import RemoteNode
 from studies.ingest import store
@@ -53,6 +54,15 @@ def test_echo_and_rejection_of_everybody_who_is_not_known(dcmtk, listener, node)
     assert dcmtk("echoscu", *listener.address).returncode != 0
     nodes.change(node, active=True)
     assert dcmtk("echoscu", *listener.address).returncode == 0
+
+
+def test_the_listener_ends_in_order(dcmtk, listener, node):
+    assert dcmtk("echoscu", *listener.address).returncode == 0
+    assert liveness.workers_alive([liveness.LISTENER]) == {liveness.LISTENER: 1}
+    listener.process.terminate()
+    assert listener.process.wait(20) == 0
+    assert "Traceback" not in listener.log.read_text(errors="replace")
+    assert liveness.workers_alive([liveness.LISTENER]) == {liveness.LISTENER: 0}
 
 
 def test_what_is_sent_lies_in_the_callers_project_byte_for_byte(dcmtk, listener, node, project, files):

@@ -51,7 +51,7 @@ class Command(BaseCommand):
                 if stop.wait(1.0):
                     return
         finally:
-            scp.stop(ae, servers)
+            ae.shutdown()
             with contextlib.suppress(RedisError):
                 liveness.withdraw(name, [liveness.LISTENER])
 
