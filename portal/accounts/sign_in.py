@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,19 @@ from allauth.mfa.base.forms import AuthenticateForm, ReauthenticateForm
 from allauth.socialaccount.providers.openid_connect import views as openid_connect
 from django import forms
 from django.conf import settings
+from django.contrib import messages
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.forms import AuthenticationForm
 from django.contrib.auth.views import LoginView
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
+from requests import RequestException
 
 from portal.accounts import guard
 from portal.accounts.addresses import client_address
 from portal.accounts.second_factor import OFF
+
+logger = logging.getLogger(__name__)
 
 
 class SignInForm(AuthenticationForm):
@@ -100,14 +105,24 @@ def oidc(request: HttpRequest, provider_id: str) -> Any:
     """Away to the provider. Only to sign in: linking somebody else's identity to an account is not offered."""
     if not settings.OIDC_ISSUER or request.GET.get("process", "login") != "login":
         raise Http404("no such way in")
-    return openid_connect.login(request, provider_id)
+    return _asked(request, openid_connect.login, provider_id)
 
 
 @login_not_required
 def oidc_back(request: HttpRequest, provider_id: str) -> Any:
     if not settings.OIDC_ISSUER:
         raise Http404("no such way in")
-    return openid_connect.callback(request, provider_id)
+    return _asked(request, openid_connect.callback, provider_id)
+
+
+def _asked(request: HttpRequest, view: Callable[..., Any], provider_id: str) -> Any:
+    """A provider that does not answer, or nonsense, is said on the sign-in page."""
+    try:
+        return view(request, provider_id)
+    except (RequestException, ValueError, KeyError) as error:
+        logger.error("the OpenID provider did not answer as it should", exc_info=error)
+        messages.error(request, "The sign-in service cannot be reached. Try again later, or use a password.")
+        return redirect("login")
 
 
 def to_profile(request: HttpRequest) -> HttpResponse:

@@ -148,7 +148,7 @@ def member_set(request: SignedIn, slug: str) -> HttpResponse:
     form = MemberForm(request.POST)
     role = request.POST.get("role", "")
     if form.is_valid() and form.cleaned_data["username"] == request.user and _steps_down(request, project, role):
-        return render(request, "accounts/step_down.html", {"project": project, "role": role})
+        return render(request, "accounts/step_down.html", {"project": project, "role": role}, status=422)
     if not form.is_valid():
         for errors in form.errors.values():
             messages.error(request, " ".join(str(error) for error in errors))
@@ -167,7 +167,7 @@ def member_remove(request: SignedIn, slug: str, pk: int) -> HttpResponse:
     project = _managed(request, slug)
     membership = get_object_or_404(project.memberships.select_related("user"), pk=pk)
     if membership.user == request.user and _steps_down(request, project, ""):
-        return render(request, "accounts/step_down.html", {"project": project, "role": ""})
+        return render(request, "accounts/step_down.html", {"project": project, "role": ""}, status=422)
     try:
         services.remove_member(project=project, user=membership.user)
         messages.success(request, f"{membership.user} is no longer a member.")

@@ -32,6 +32,7 @@ MODEL = Subject("registry.Model", "project_id")
 VERSION = Subject("registry.ModelVersion", "model__project_id")
 PREDICTION = Subject("prediction.Prediction", "study__project_id", "study__patient_id")
 EVALUATION = Subject("evaluation.Evaluation", "version__model__project_id")
+TRAINING = Subject("training.TrainingRun", "project_id")
 PROJECT = Subject("accounts.Project", "pk", argument="slug", field="slug")
 USER = Subject("accounts.User")
 MEMBER = Subject("accounts.Membership", "project_id")
@@ -39,6 +40,12 @@ MEMBER = Subject("accounts.Membership", "project_id")
 EXPORT = Subject("deid.Export", "project_id")
 
 LIST = Rule("list.view", seconds=READ_SECONDS)
+
+
+def by_service(action: str, subject: Subject) -> Rule:
+    """A change that its service records; of the route only what came to nothing is left to tell."""
+    return Rule(action, subject, by_service=True)
+
 
 RULES: dict[str, Rule] = {
     # Nothing of a patient, a project or another person.
@@ -72,6 +79,8 @@ RULES: dict[str, Rule] = {
     "patient": Rule("patient.view", PATIENT),
     "study_thumbnail": Rule("study.thumbnail", STUDY, THUMBNAIL_SECONDS),
     "series_thumbnail": Rule("series.thumbnail", SERIES, THUMBNAIL_SECONDS),
+    "study_delete": by_service("study.delete", STUDY),
+    "study_move": by_service("study.move", STUDY),
     "open_study": Rule("study.open", STUDY),
     "viewer_page": Rule("study.open", STUDY_BY_UID, READ_SECONDS),
     "viewer_project_page": Rule("study.open", STUDY_BY_UID, READ_SECONDS),
@@ -84,21 +93,24 @@ RULES: dict[str, Rule] = {
     "api_refusal-detail": Rule("refusal.view", REFUSAL, READ_SECONDS),
     "refusal_file": Rule("refusal.export", REFUSAL),
     "api_refusal-file": Rule("refusal.export", REFUSAL),
-    **dict.fromkeys(["refusal_retry", "refusal_keep", "refusal_discard"], Rule("refusal.change", REFUSAL)),
-    **dict.fromkeys(["api_refusal-retry", "api_refusal-keep", "api_refusal-discard"], Rule("refusal.change", REFUSAL)),
+    **dict.fromkeys(["refusal_retry", "refusal_keep", "refusal_discard"], by_service("refusal.change", REFUSAL)),
+    **dict.fromkeys(
+        ["api_refusal-retry", "api_refusal-keep", "api_refusal-discard"], by_service("refusal.change", REFUSAL)
+    ),
     # Other imaging systems; what leaves is recorded for each study where it leaves
     **dict.fromkeys(["pacs", "api_node-list"], LIST),
     **dict.fromkeys(["node_query", "api_node-detail", "node_edit"], Rule("node.view", NODE, READ_SECONDS)),
     "api_node-find": Rule("node.search", NODE),
-    **dict.fromkeys(["node_retrieve", "api_node-retrieve-studies"], Rule("node.retrieve", NODE)),
+    **dict.fromkeys(["node_retrieve", "api_node-retrieve-studies"], by_service("node.retrieve", NODE)),
     "api_node-send": Rule("node.send", NODE),
+    "node_remove": by_service("node.remove", NODE),
     **dict.fromkeys(["node_echo", "api_node-echo"], Rule("node.test", NODE, READ_SECONDS)),
     # Cohorts
     "cohort": Rule("cohort.view", COHORT, READ_SECONDS),
     "api_cohort-detail": Rule("cohort.view", COHORT, READ_SECONDS),
     "api_cohort-cases": Rule("cohort.view", COHORT, READ_SECONDS),
     "cohort_export": Rule("cohort.export", COHORT),
-    **dict.fromkeys(["cohort_freeze", "case_remove", "api_cohort-freeze"], Rule("cohort.change", COHORT)),
+    **dict.fromkeys(["cohort_freeze", "case_remove", "api_cohort-freeze"], by_service("cohort.change", COHORT)),
     # Clinical data and near-duplicates
     "cohort_variables": Rule("cohort.export", COHORT),
     **dict.fromkeys(["duplicates", "clinical", "api_pair-list", "api_variable-list", "api_value-list"], LIST),
@@ -111,7 +123,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["table_discard", "api_table-discard", "api_table-choose"], Rule("table.change", TABLE)),
     "table_create": Rule("table.upload"),
     "pictures": Rule("pictures.upload"),
-    "api_cohort-add-studies": Rule("cohort.change", COHORT),
+    "api_cohort-add-studies": by_service("cohort.change", COHORT),
     # De-identified exports; what was ordered, signed and written is recorded by the services
     **dict.fromkeys(["exports", "api_export-list"], LIST),
     **dict.fromkeys(["export", "api_export-detail", "api_export-pixels"], Rule("export.view", EXPORT, READ_SECONDS)),
@@ -131,8 +143,13 @@ RULES: dict[str, Rule] = {
     "campaign_case": Rule("campaign.case", CASE),
     "campaign_export": Rule("campaign.export", CAMPAIGN),
     "api_campaign-export": Rule("campaign.export", CAMPAIGN),
-    **dict.fromkeys(["campaign_step", "campaign_readers", "campaign_consensus"], Rule("campaign.change", CAMPAIGN)),
-    **{f"api_campaign-{step}": Rule("campaign.change", CAMPAIGN) for step in ("start", "pause", "resume", "close")},
+    **dict.fromkeys(
+        ["campaign_step", "campaign_readers", "campaign_consensus"], by_service("campaign.change", CAMPAIGN)
+    ),
+    **{
+        f"api_campaign-{step}": by_service("campaign.change", CAMPAIGN)
+        for step in ("start", "pause", "resume", "close")
+    },
     "reading_next": Rule("campaign.view", CAMPAIGN, READ_SECONDS),
     "reading_task": Rule("task.open", TASK),
     "reading_submit": Rule("task.submit", TASK),
@@ -142,19 +159,22 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["model", "api_model-detail"], Rule("model.view", MODEL, READ_SECONDS)),
     **dict.fromkeys(["version", "api_version-detail"], Rule("version.view", VERSION, READ_SECONDS)),
     "api_version-promotions": Rule("version.view", VERSION, READ_SECONDS),
-    **dict.fromkeys(["promote", "api_version-promote"], Rule("version.promote", VERSION)),
+    "roll_back": by_service("version.roll_back", MODEL),
+    **dict.fromkeys(["production", "api_model-production"], LIST),
+    "api_training_run-detail": Rule("job.view", TRAINING, READ_SECONDS),
+    **dict.fromkeys(["promote", "api_version-promote"], by_service("version.promote", VERSION)),
     **dict.fromkeys(["job", "api_job-detail", "api_job-metrics"], Rule("job.view", JOB, READ_SECONDS)),
     **dict.fromkeys(["job_log", "api_job-log"], Rule("job.log", JOB, READ_SECONDS)),
-    **dict.fromkeys(["job_cancel", "api_job-cancel"], Rule("job.cancel", JOB)),
-    **dict.fromkeys(["job_retry", "api_job-retry"], Rule("job.retry", JOB)),
+    **dict.fromkeys(["job_cancel", "api_job-cancel"], by_service("job.cancel", JOB)),
+    **dict.fromkeys(["job_retry", "api_job-retry"], by_service("job.retry", JOB)),
     "api_prediction-detail": Rule("prediction.view", PREDICTION, READ_SECONDS),
     **dict.fromkeys(["evaluation", "api_evaluation-detail"], Rule("evaluation.view", EVALUATION, READ_SECONDS)),
     "evaluation_cases": Rule("evaluation.export", EVALUATION),
     # Projects and people
     "project": Rule("project.view", PROJECT, READ_SECONDS),
-    "member_set": Rule("member.set", PROJECT),
-    "member_remove": Rule("member.remove", MEMBER),
-    "user_active": Rule("user.change", USER),
+    "member_set": by_service("member.set", PROJECT),
+    "member_remove": by_service("member.remove", MEMBER),
+    "user_active": by_service("user.change", USER),
     # The trail itself
     "audit": Rule("audit.view", seconds=READ_SECONDS),
     "api_audit-list": Rule("audit.view", seconds=READ_SECONDS),

@@ -59,7 +59,9 @@ def _follow(request: HttpRequest, response: HttpResponse, now: trail.Occasion) -
     found = rule.subject.found(request, match.kwargs, denied=denied) if rule.subject else None
     if denied and found is None and response.status_code == 404:
         return  # there is nothing of this name, so nothing was asked for
-    values: dict[str, Any] = {"outcome": Outcome.DENIED if denied else Outcome.SUCCESS, "seconds": rule.seconds}
+    seconds = rule.seconds or (trail.READ_SECONDS if denied else 0)  # who knocks all day fills no disk
+    outcome = Outcome.DENIED if denied else Outcome.FAILED if rule.by_service else Outcome.SUCCESS
+    values: dict[str, Any] = {"outcome": outcome, "seconds": seconds}
     if found is not None:
         trail.record(
             rule.action, kind=found.kind, key=found.key, project=found.project, patient=found.patient, **values

@@ -57,11 +57,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Rule:
-    """`action` is recorded for a route, once in `seconds` (0: every time). An empty action: nothing is recorded."""
+    """`action` is recorded for a route, once in `seconds` (0: every time). An empty action: nothing is recorded.
+
+    by_service: what is done here records itself, so a request that was let in and left no row failed.
+    """
 
     action: str
     subject: Subject | None = None
     seconds: int = 0
+    by_service: bool = False
 
 
 NOTHING = Rule("")

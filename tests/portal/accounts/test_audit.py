@@ -117,6 +117,8 @@ def test_an_attempt_at_another_projects_study_is_kept_as_denied(client, project,
     assert client.get(reverse("study", args=[10**6])).status_code == 404
     assert client.get(f"/dicomweb/studies/{series.study.study_instance_uid}/metadata").status_code == 404
     viewed, read = rows("study.view", user=outsider), rows("study.read", user=outsider)
+    client.get(reverse("study", args=[series.study_id]))
+    assert rows("study.view", user=outsider) == viewed, "once a window"
     assert [(row.outcome, row.project, row.patient) for row in viewed + read] == [
         (Outcome.DENIED, project, series.study.patient_id)
     ] * 2
@@ -302,6 +304,14 @@ def test_members_roles_tokens_and_accounts_leave_rows(client, project):
     client.post(reverse("user_active", args=[other.pk]), {"active": "no"})
     client.post(reverse("user_active", args=[other.pk]), {"active": "yes"})
     assert [row.object_id for row in rows("user.deactivate") + rows("user.activate")] == [str(other.pk)] * 2
+
+
+def test_a_change_that_is_refused_is_kept_as_failed(client, project):
+    manager = member(project, Role.MANAGER, username="only")
+    client.force_login(manager)
+    client.post(reverse("member_set", args=[project.slug]), {"username": "only", "role": "viewer"})
+    assert Membership.objects.get(user=manager).role == Role.MANAGER
+    assert [(row.outcome, row.project) for row in rows("member.set", user=manager)] == [(Outcome.FAILED, project)]
 
 
 def test_campaigns_leave_rows(project):

@@ -137,3 +137,9 @@ def test_an_identity_cannot_be_slipped_to_somebody_who_is_signed_in(client, prov
 
 def test_nobody_is_sent_to_another_site_afterwards(client, provider):
     assert come_back(client, next="https://evil.example.org/")["Location"] == "/"
+
+
+def test_a_provider_that_is_away_is_said_on_the_sign_in_page(client, provider):
+    provider.close()
+    answer = client.get(reverse("openid_connect_login", args=["oidc"]), follow=True)
+    assert "cannot be reached" in answer.content.decode()

@@ -4,6 +4,7 @@ import pytest
 from django.urls import reverse
 
 from portal.accounts import services
+from portal.accounts.audit.models import AuditEvent
 from portal.accounts.errors import AccountError
 from portal.accounts.models import ApiToken, Membership, Project, Role, User
 from tests.factories import ProjectFactory, UserFactory, member
@@ -214,6 +215,7 @@ def test_a_manager_is_asked_before_giving_up_the_own_role(client, project, role)
     url = reverse("member_set", args=["liver"]) if role else reverse("member_remove", args=["liver", own.pk])
     asked = client.post(url, {"username": "max", "role": role})
     assert "Give up your own role?" in asked.content.decode()
+    assert not AuditEvent.objects.filter(action__startswith="member.", user=manager).exists(), "nothing was done yet"
     assert Membership.objects.get(user=manager).role == Role.MANAGER
     client.post(url, {"username": "max", "role": role, "sure": "yes"})
     assert list(Membership.objects.filter(user=manager).values_list("role", flat=True)) == ([role] if role else [])
