@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +64,26 @@ class Command(BaseCommand):
             order = Order(project, studies, profile, nifti=options["nifti"], results=options["results"])
             if options["sign_off"]:
                 self._sign(order, options["sign_off"], options["by"])
-            with transaction.atomic():
-                report = write(order, out)
-                for study in studies:
-                    trail.record("study.deidentify", study, user=None)
+            report = write(order, out)
         except DeidError as error:
-            raise CommandError(str(error)) from error
+            here = " Or decide here: --sign-off clear, blank or withhold, with --by USERNAME."
+            raise CommandError(str(error) + here * (error.code == "sign_off")) from error
+        self._record(studies, out)
         if options["json"]:
             self.stdout.write(json.dumps(report, indent=2))
             return
         files = sum(series.get("files", 0) for study in report["studies"] for series in study["series"])
         self.stdout.write(f"{files} files of {len(studies)} studies in {out}, profile {profile}")
+
+    def _record(self, studies: list[Study], out: Path) -> None:
+        """Rows of the audit trail; without them nothing stays written."""
+        try:
+            with transaction.atomic():
+                for study in studies:
+                    trail.record("study.deidentify", study, user=None)
+        except BaseException:
+            shutil.rmtree(out / "deidentified", ignore_errors=True)
+            raise
 
     def _studies(self, project: Project, cohort: str | None, uids: list[str]) -> list[Study]:
         if bool(cohort) == bool(uids):

@@ -307,7 +307,10 @@ def test_the_command(project, tmp_path):
 def test_the_command_signs_for_a_manager_only(project, tmp_path):
     study = store_datasets(project, [ct_slice(**NAMED, Modality="US")]).study
     call = {"project": project.slug, "study": [study.study_instance_uid], "out": tmp_path / "x", "sign_off": "clear"}
+    with pytest.raises(CommandError, match="--sign-off clear"):
+        call_command("export_deidentified", **(call | {"sign_off": None}))
     with pytest.raises(CommandError, match="manager of the project"):
         call_command("export_deidentified", **call, by=UserFactory().username)
     call_command("export_deidentified", **call, by=member(project).username, stdout=io.StringIO())
     assert written_in(tmp_path)[0].Modality == "US"
+    assert AuditEvent.objects.get(action="study.deidentify").patient == study.patient_id
