@@ -175,6 +175,13 @@ def _network(config: Config, given: Any, problems: list[str]) -> None:
 
 SCHEMES = ("folds", "sources")
 BASELINES = ("logistic_regression", "svm", "random_forest", "sparse")
+TITLES = {
+    "network": "Network",
+    "logistic_regression": "Logistic regression",
+    "svm": "Support vector machine",
+    "random_forest": "Random forest",
+    "sparse": "Sparse representation",
+}
 
 
 def _classification(config: Config, problems: list[str]) -> None:

@@ -19,14 +19,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-BASELINES = ("logistic_regression", "svm", "random_forest", "sparse")
-TITLES = {
-    "network": "Network",
-    "logistic_regression": "Logistic regression",
-    "svm": "Support vector machine",
-    "random_forest": "Random forest",
-    "sparse": "Sparse representation",
-}
 ATOMS = 12  # of each class
 NONZERO = 4  # atoms that may take part in one sample
 ROUNDS = 15  # of learning atoms

@@ -12,7 +12,7 @@ import numpy as np
 from inference.imaging import handcrafted
 from inference.training import classifier, heads
 from inference.training.class_cases import ClassifiedCase, Round
-from inference.training.config import Config
+from inference.training.config import TITLES, Config
 from inference.training.fit import Watcher, use_all_cores
 
 Found = dict[tuple[str, str], dict[int, dict[str, float]]]
@@ -42,10 +42,12 @@ def held_out(
         watch = _Part(watcher, 0.1 + 0.9 * number / len(work), 0.9 / len(work), f"{part.name}, {scheme}")
         training = [entry.case_id for entry in part.training]
         test = [entry.case_id for entry in part.test]
-        answers = {"network": _network(config, classes, images, training, test, folder, f"{scheme}-{part.name}", watch)}
+        share = _Part(watch, 0, 0.6 if baselines else 1, "network")
+        answers = {"network": _network(config, classes, images, training, test, folder, f"{scheme}-{part.name}", share)}
         x, y = None, np.array([images[case].number for case in training])
-        for method in baselines:
+        for place, method in enumerate(baselines):
             watch.check()
+            watch.progress(0.6 + 0.4 * place / len(baselines), TITLES[method].lower())
             x = np.stack([features[case] for case in training]) if x is None else x
             new = np.stack([features[case] for case in test])
             answers[method] = heads.probabilities(

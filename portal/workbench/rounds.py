@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from inference.training.config import BASELINES, TITLES
 from inference.training.models import CrossValidation
-
-METHODS = {
-    "network": "Network",
-    "logistic_regression": "Logistic regression on handcrafted features",
-    "svm": "Support vector machine on handcrafted features",
-    "random_forest": "Random forest on handcrafted features",
-    "sparse": "Sparse representation of handcrafted features",
-}
 
 
 def shown(validation: CrossValidation) -> dict[str, Any]:
@@ -22,7 +15,7 @@ def shown(validation: CrossValidation) -> dict[str, Any]:
     for scheme in summary["schemes"].values():
         methods = [
             {
-                "name": METHODS.get(key, key),
+                "name": f"{TITLES[key]} on handcrafted features" if key in BASELINES else TITLES[key],
                 "figures": figures,
                 "confusion": [
                     {"name": name, "counts": list(zip(summary["classes"], counts, strict=True))}
