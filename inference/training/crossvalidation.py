@@ -17,7 +17,7 @@ from inference.evaluation import classification
 from inference.jobs.services import submit
 from inference.training import class_cases
 from inference.training.class_cases import Round
-from inference.training.config import Config, check
+from inference.training.config import TITLES, Config, check
 from inference.training.models import CrossValidation, HeldOutPrediction
 from inference.training.services import environment, find_reference
 from portal.accounts.models import Project, User
@@ -183,6 +183,27 @@ def _summary(
         [of_case[entry.case_id] for entry in entries],
         [entry.case.cohort_patient.patient_id for entry in entries],
     )
+
+
+def tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What can be compared with each other: all folds together, but each left-out source by itself.
+
+    Models that learned from different sources give scores on different scales, so their cases are not pooled. Each
+    table has a title, its rounds and [(method, figures)] in a fixed order, which JSON in the database does not keep.
+    """
+    made = []
+    for scheme in SCHEMES:
+        found = summary["schemes"].get(scheme)
+        if not found:
+            continue
+        methods = [(name, found["methods"][name]) for name in TITLES if name in found["methods"]]
+        if scheme == "folds":
+            made.append({"title": found["title"], "rounds": found["rounds"], "methods": methods})
+            continue
+        for part in found["rounds"]:
+            judged = [(name, figures["rounds"][part["name"]]) for name, figures in methods if not part["problem"]]
+            made.append({"title": part["name"], "rounds": [part], "methods": judged})
+    return made
 
 
 def report(validation: CrossValidation) -> dict[str, Any]:

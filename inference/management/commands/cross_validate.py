@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from inference.errors import InferenceError
 from inference.management.following import JobCommand, figure
 from inference.training import crossvalidation, services
-from inference.training.config import load
+from inference.training.config import TITLES, load
 
 
 class Command(JobCommand):
@@ -47,7 +47,7 @@ class Command(JobCommand):
             self._print(found)
 
     def _print(self, found: dict[str, Any]) -> None:
-        for scheme in found["schemes"].values():
+        for scheme in crossvalidation.tables(found):
             self.stdout.write(f"\n{found['cohort']}, {scheme['title']}")
             for part in scheme["rounds"]:
                 unseen = f"; never seen in training: {', '.join(part['unseen'])}" if part["unseen"] else ""
@@ -55,8 +55,8 @@ class Command(JobCommand):
                 self.stdout.write(
                     f"  {part['name']}: {part['training']} training, {part['test']} test cases{unseen}{problem}"
                 )
-            for method, figures in scheme["methods"].items():
-                self.stdout.write(f"  {method}: accuracy {figure(figures['accuracy'])}")
+            for method, figures in scheme["methods"]:
+                self.stdout.write(f"  {TITLES[method]}: accuracy {figure(figures['accuracy'])}")
                 for pair in figures["pairs"]:
                     self.stdout.write(
                         f"    AUC {pair['classes'][0]} against {pair['classes'][1]}: {figure(pair['auc'])}"

@@ -42,6 +42,7 @@ def test_figures_rounds_and_warning_stand_on_the_page(client, settings, tmp_path
     assert "4 of 4 disc cases come from East" in page
     assert page.count("Not judged") == 2
     assert "0.50" in page
+    assert page.index("Network: class") < page.index("Figures without East")
     assert "Calling every case" in page
     assert "not a medical device" in page
     client.force_login(member(ProjectFactory(), Role.MANAGER))
