@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from django.contrib.postgres.aggregates import ArrayAgg
 from django.db import models
-from django.db.models import Count, Exists, F, Func, OuterRef, QuerySet, Sum
+from django.db.models import Count, Exists, F, Func, OuterRef, QuerySet, Subquery, Sum
 
 from portal.accounts.models import User
 from studies.dicomweb import prepared
@@ -48,7 +48,11 @@ class StudyRow(NamedTuple):
     number_of_instances: int
     modalities_in_study: list[str]
     patient: PatientRow
-    images_only: bool
+    other: int | None
+
+    @property
+    def images_only(self) -> bool:
+        return self.other is None
 
     @property
     def counts(self) -> Counts | None:
@@ -62,7 +66,8 @@ class StudyRow(NamedTuple):
 
 _OWN = len(StudyRow._fields) - 2
 _STUDY_COLUMNS = [*StudyRow._fields[:_OWN], *(f"patient__{name}" for name in PatientRow._fields)]
-_IMAGES_ONLY = ~Exists(Series.objects.filter(study=OuterRef("pk")).exclude(origin=Origin.ACQUIRED))
+# A series of the study that is no image, if there is one. Not EXISTS: for that the database would read all series.
+_OTHER = Subquery(Series.objects.filter(study=OuterRef("pk")).exclude(origin=Origin.ACQUIRED).values("pk")[:1])
 
 
 def _fields(model: type[models.Model], *left_out: str) -> list[str]:
@@ -178,14 +183,12 @@ def study_rows(scope: Scope, query: Query, limit: int) -> list[StudyRow]:
 
     def of_keys(_: User, values: Sequence[Any]) -> QuerySet[Any, Any]:
         rows = Study.objects.filter(pk__any_of=values[0])
-        return rows.order_by(*NEWEST_FIRST).values_list(*_STUDY_COLUMNS, _IMAGES_ONLY)
+        return rows.order_by(*NEWEST_FIRST).values_list(*_STUDY_COLUMNS, _OTHER)
 
     shape = ("studies", several, wanted.shape)
     values, page = [projects if several else projects[0], *wanted.values], (limit, query.offset)
     if query.offset < _DEEP:
-        rows = prepared.rows(
-            shape, listed(*_STUDY_COLUMNS, _IMAGES_ONLY), scope.user, values, page, plan=not wanted.parts
-        )
+        rows = prepared.rows(shape, listed(*_STUDY_COLUMNS, _OTHER), scope.user, values, page, plan=not wanted.parts)
     else:
         keys = prepared.rows(("keys", *shape), listed("pk"), scope.user, values, page, plan=not wanted.parts)
         rows = prepared.rows("studies of keys", of_keys, scope.user, [[key for (key,) in keys]]) if keys else []
