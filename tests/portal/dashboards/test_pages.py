@@ -204,3 +204,12 @@ def test_plotly_is_served_from_the_installed_package():
     path = PlotlyFinder().find("js/vendor/plotly.min.js")
     assert path.startswith(str(plotly.__path__[0]))
     assert [name for name, _ in PlotlyFinder().list([])] == ["plotly.min.js"]
+
+
+def test_a_refusal_says_what_leads_on(client):
+    client.force_login(UserFactory(is_superuser=True))
+    assert "There is no project yet" in client.get("/training/new/").content.decode()
+    client.force_login(UserFactory())
+    assert "You are not a member of a project yet" in client.get("/training/new/").content.decode()
+    client.force_login(member(ProjectFactory(), Role.VIEWER))
+    assert "Your role does not allow this" in client.get("/training/new/").content.decode()
