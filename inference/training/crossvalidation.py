@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from inference.errors import TrainingError
 from inference.evaluation import classification
+from inference.evaluation.statistics.interval import undefined
 from inference.jobs.services import submit
 from inference.training import class_cases
 from inference.training.class_cases import Round
@@ -201,9 +202,28 @@ def tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             made.append({"title": found["title"], "rounds": found["rounds"], "methods": methods})
             continue
         for part in found["rounds"]:
-            judged = [(name, figures["rounds"][part["name"]]) for name, figures in methods if not part["problem"]]
+            judged = [
+                (name, _of_learned(figures["rounds"][part["name"]], part["unseen"]))
+                for name, figures in methods
+                if not part["problem"]
+            ]
             made.append({"title": part["name"], "rounds": [part], "methods": judged})
     return made
+
+
+def _of_learned(figures: dict[str, Any], unseen: Sequence[str]) -> dict[str, Any]:
+    """The figures without the areas of classes that the models of this round never saw: their scores say nothing."""
+    pairs = [
+        {**pair, "auc": undefined(f"{name} was never seen in training")}
+        if (name := next((name for name in pair["classes"] if name in unseen), ""))
+        else pair
+        for pair in figures["pairs"]
+    ]
+    classes = {
+        name: {**entry, "auc": undefined("never seen in training")} if name in unseen else entry
+        for name, entry in figures["classes"].items()
+    }
+    return {**figures, "pairs": pairs, "classes": classes}
 
 
 def report(validation: CrossValidation) -> dict[str, Any]:
