@@ -70,11 +70,14 @@ def test_every_way_in(series, alice, client):
     "header", ["", "Token nonsense", "Basic !!", basic("alice", "wrong"), basic("bob", "correct horse battery")]
 )
 def test_without_credentials(series, alice, client, header):
-    for path in ["/studies", *every_route(series)]:
+    guessing = header.startswith("Basic ") and "!" not in header
+    for k, path in enumerate(["/studies", *every_route(series)]):
         answer = client.get("/dicomweb" + path, **({"HTTP_AUTHORIZATION": header} if header else {}))
+        assert "P1" not in answer.content.decode()
+        if guessing and k and answer.status_code == 429:  # whoever tries on is kept waiting
+            continue
         assert answer.status_code == 401
         assert answer["WWW-Authenticate"].startswith("Basic")
-        assert "P1" not in answer.content.decode()
     quiet = client.get("/dicomweb/studies", HTTP_SEC_FETCH_MODE="cors")
     assert quiet["WWW-Authenticate"].startswith("Token")  # no dialogue of the browser
 
