@@ -8,12 +8,12 @@ parameters it takes, in how many dimensions it exists and by what the spatial si
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from inference.errors import NetworkError
+from inference.networks import monai_class, segmentation
 
 if TYPE_CHECKING:  # torch and MONAI take seconds to load; forms and checks need neither
     from torch import nn
@@ -35,101 +35,6 @@ class Network:
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     task: str = SEGMENTATION
     dimensions: tuple[int, ...] = (2, 3)
-
-
-def _norm(name: str, channels: int) -> Any:
-    if name == "group":
-        return ("group", {"num_groups": math.gcd(8, channels), "affine": True})
-    return (name, {"affine": True})
-
-
-def _unet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
-    from monai.networks.nets import UNet
-
-    return UNet(
-        spatial_dims=dimensions,
-        in_channels=inputs,
-        out_channels=outputs,
-        channels=p["channels"],
-        strides=p["strides"],
-        num_res_units=p["residual_units"],
-        norm=_norm(p["norm"], p["channels"][0]),
-        dropout=p["dropout"],
-    )
-
-
-def _check_unet(p: Parameters) -> str | None:
-    if len(p["strides"]) != len(p["channels"]) - 1:
-        return f"strides must have one number less than channels ({len(p['channels']) - 1}), it has {len(p['strides'])}"
-    return None
-
-
-def _segresnet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
-    from monai.networks.nets import SegResNet
-
-    return SegResNet(
-        spatial_dims=dimensions,
-        init_filters=p["filters"],
-        in_channels=inputs,
-        out_channels=outputs,
-        dropout_prob=p["dropout"] or None,
-        norm=_norm(p["norm"], p["filters"]),
-        blocks_down=p["blocks_down"],
-        blocks_up=p["blocks_up"],
-    )
-
-
-def _check_segresnet(p: Parameters) -> str | None:
-    if len(p["blocks_up"]) != len(p["blocks_down"]) - 1:
-        return "blocks_up must have one number less than blocks_down"
-    if p["filters"] % 8:
-        return "filters must be a multiple of 8"
-    return None
-
-
-def _swin_unetr(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
-    from monai.networks.nets import SwinUNETR
-
-    return SwinUNETR(
-        in_channels=inputs,
-        out_channels=outputs,
-        feature_size=p["features"],
-        depths=p["depths"],
-        num_heads=p["heads"],
-        drop_rate=p["dropout"],
-        spatial_dims=dimensions,
-    )
-
-
-def _check_swin_unetr(p: Parameters) -> str | None:
-    if len(p["depths"]) != 4 or len(p["heads"]) != 4:
-        return "depths and heads have four numbers each"
-    if p["features"] % 12:
-        return "features must be a multiple of 12"
-    return None
-
-
-def _nnunet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
-    from inference.networks import planning
-
-    if not p["strides"]:
-        raise NetworkError(
-            "This U-Net was not planned yet: it has no strides.", "Training plans it from the training images."
-        )
-    return planning.build(dimensions, inputs, outputs, p)
-
-
-def _check_nnunet(p: Parameters) -> str | None:
-    if len(p["strides"]) != len(p["kernels"]):
-        return "strides and kernels must have one entry for each stage, or be left out to be planned"
-    axes = {len(entry) if isinstance(entry, list) else 0 for entry in [*p["strides"], *p["kernels"]]}
-    if axes and axes not in ({2}, {3}):
-        return "each entry of strides and kernels has one number for each axis"
-    return None
-
-
-def _nnunet_divisor(p: Parameters) -> int | list[int]:
-    return [math.prod(column) for column in zip(*p["strides"], strict=True)] if p["strides"] else 1
 
 
 def _alexnet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
@@ -252,7 +157,7 @@ RESNET: Parameters = {"channels": [64, 128, 256, 512]}
 
 NETWORKS: dict[str, Network] = {
     "unet": Network(
-        _unet,
+        segmentation.unet,
         {
             "channels": [16, 32, 64, 128],
             "strides": [2, 2, 2],
@@ -261,30 +166,30 @@ NETWORKS: dict[str, Network] = {
             "dropout": 0.0,
         },
         lambda p: math.prod(p["strides"]),
-        _check_unet,
+        segmentation.check_unet,
         "Residual U-Net",
         {"norm": ("instance", "batch")},
     ),
     "nnunet": Network(
-        _nnunet,
+        segmentation.nnunet,
         {"features": 32, "kernels": [], "strides": [], "residual": False},
-        _nnunet_divisor,
-        _check_nnunet,
+        segmentation.nnunet_divisor,
+        segmentation.check_nnunet,
         "Self-configuring U-Net",
     ),
     "segresnet": Network(
-        _segresnet,
+        segmentation.segresnet,
         {"filters": 16, "blocks_down": [1, 2, 2, 4], "blocks_up": [1, 1, 1], "norm": "group", "dropout": 0.0},
         lambda p: 2 ** (len(p["blocks_down"]) - 1),
-        _check_segresnet,
+        segmentation.check_segresnet,
         "SegResNet",
         {"norm": ("group", "batch")},
     ),
     "swin_unetr": Network(
-        _swin_unetr,
+        segmentation.swin_unetr,
         {"features": 24, "depths": [2, 2, 2, 2], "heads": [3, 6, 12, 24], "dropout": 0.0},
         lambda p: 32,
-        _check_swin_unetr,
+        segmentation.check_swin_unetr,
         "Swin UNETR",
     ),
     "alexnet": _classifier(_alexnet, "AlexNet", {"dropout": 0.5}),
@@ -329,10 +234,6 @@ NETWORKS: dict[str, Network] = {
 }
 
 
-# Networks of MONAI by the name of their class, with its own arguments: for weights that were trained elsewhere.
-MONAI = re.compile(r"monai\.([A-Z][A-Za-z0-9]{1,40})")
-
-
 def named(task: str) -> list[str]:
     """Names of the networks for a task."""
     return [name for name, network in NETWORKS.items() if network.task == task]
@@ -340,7 +241,7 @@ def named(task: str) -> list[str]:
 
 def check(name: Any, parameters: Any) -> Parameters:
     """The parameters with every default written out. Raises `NetworkError` that says what is wrong and allowed."""
-    if isinstance(name, str) and MONAI.fullmatch(name):
+    if isinstance(name, str) and monai_class.PATTERN.fullmatch(name):
         return dict(parameters)
     if name not in NETWORKS:
         raise NetworkError(f"There is no network {name!r}.", f"Choose from: {', '.join(NETWORKS)}.")
@@ -393,8 +294,8 @@ def _numbers(item: Any, whole: Callable[[Any], bool]) -> bool:
 def build(name: str, *, dimensions: int, in_channels: int, out_channels: int, parameters: Parameters) -> nn.Module:
     """The network with fresh weights (torch's random state decides them). Raises `NetworkError`."""
     checked = check(name, parameters)
-    if match := MONAI.fullmatch(name):
-        return _monai(match[1], checked)
+    if match := monai_class.PATTERN.fullmatch(name):
+        return monai_class.build(match[1], checked)
     network = NETWORKS[name]
     if dimensions not in network.dimensions:
         allowed = " or ".join(str(n) for n in network.dimensions)
@@ -404,25 +305,10 @@ def build(name: str, *, dimensions: int, in_channels: int, out_channels: int, pa
 
 def divisor(name: str, parameters: Parameters) -> int:
     """What every spatial size may be a multiple of to fit on all axes; 1 where only the network itself knows."""
-    return 1 if MONAI.fullmatch(name) else max(divisors(name, parameters, 3))
+    return 1 if monai_class.PATTERN.fullmatch(name) else max(divisors(name, parameters, 3))
 
 
 def divisors(name: str, parameters: Parameters, dimensions: int) -> list[int]:
     """What the spatial sizes must be multiples of, axis by axis."""
     found = NETWORKS[name].divisor(check(name, parameters))
     return found if isinstance(found, list) else [found] * dimensions
-
-
-def _monai(name: str, arguments: Parameters) -> nn.Module:
-    from monai.networks import nets
-    from torch import nn
-
-    found = getattr(nets, name, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise NetworkError(f"MONAI has no network {name!r}.", "Give a class of monai.networks.nets.")
-    try:
-        return found(**arguments)
-    except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
-        raise NetworkError(
-            f"MONAI's {name} does not take these arguments: {error}.", "Give the arguments that it was trained with."
-        ) from error
