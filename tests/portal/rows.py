@@ -78,7 +78,11 @@ def cohort_row(project: Project, studies: list[Study], name: str = "Test set") -
 def version_row(project: Project, name: str = "organs", number: int = 1, task: str = "segmentation") -> ModelVersion:
     model, _ = Model.objects.get_or_create(project=project, name=name, defaults={"task": task})
     return ModelVersion.objects.create(
-        model=model, number=number, bundle=f"{name}-{number}", digest="0" * 64, manifest={"labels": LABELS}
+        model=model,
+        number=number,
+        bundle=f"{name}-{number}",
+        digest="0" * 64,
+        manifest={"task": "segmentation", "labels": LABELS},
     )
 
 
