@@ -147,6 +147,10 @@ def check(raw: Any) -> Config:
     _network(config, raw.get("network", {}), problems)
     if config["task"] == "classification" and isinstance(raw.get("training", {}), dict):
         config["training"]["loss"] = raw.get("training", {}).get("loss", "cross_entropy")
+    given = raw.get("training", {})
+    plans = config["network"]["name"] == "nnunet" and not config["network"].get("parameters", {}).get("strides")
+    if isinstance(given, dict) and given.get("patch") is None and not plans:
+        problems.append(f"training.patch: missing; it must be {_wanted(SECTIONS['training']['patch'])}.")
     if not problems:
         _together(config, problems)
     if problems:
@@ -224,9 +228,6 @@ def _together(config: Config, problems: list[str]) -> None:
         problems.append(f"network.dimensions is {dimensions}; {network.title} has {allowed}.")
         return
     if planned(config):
-        return
-    if config["training"]["patch"] is None:
-        problems.append(f"training.patch: missing; it must be {_wanted(SECTIONS['training']['patch'])}.")
         return
     if config["inference"]["window"] is None:
         config["inference"]["window"] = list(config["training"]["patch"])

@@ -50,7 +50,7 @@ def test_a_wrong_configuration_answers_with_every_problem(world):
     answer = post(client, "/api/training-runs/", body)
     assert answer.status_code == 400
     problems = answer.json()["problems"]
-    assert [problem.split(":")[0] for problem in problems] == ["name", "training.patch", "training.epochs"]
+    assert [problem.split(":")[0] for problem in problems] == ["name", "training.epochs", "training.patch"]
     both = post(client, "/api/training-runs/", {**body, "toml": "name = 'x'"})
     assert both.status_code == 400
     assert not TrainingRun.objects.exists()

@@ -39,7 +39,7 @@ def test_planted_errors_give_the_figures_that_they_must(run_job):
     cohort, reference = ball_cohort(project, 4, freeze=False, dim=lambda seed: seed != 3)
     version = threshold_version(project)
     expected = {}
-    for number, entry in enumerate(services.labelled_cases(reference, "")):
+    for number, entry in enumerate(services.labelled_cases(reference, "", [])):
         case = entry.case
         truth = load_label_map(entry.segmentation, load_volume(case.image), LABELS)
         found = truth.copy()
