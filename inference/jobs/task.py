@@ -63,3 +63,13 @@ def job_task(*, queue: str, max_attempts: int = 3, time_limit: float | None = No
         return JobTask(name=name, queue=queue, max_attempts=max_attempts, time_limit=time_limit, body=body)
 
     return declare
+
+
+def periodic(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Declare what beat runs by this name (`CELERY_BEAT_SCHEDULE`). It is no job: nobody asked for it, it has no row,
+    and where it is cut short the next turn starts over."""
+
+    def declare(body: Callable[[], None]) -> Callable[[], None]:
+        return shared_task(name=name, ignore_result=True, acks_late=False)(body)
+
+    return declare

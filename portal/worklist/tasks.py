@@ -7,12 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from celery import shared_task  # noqa: TID251
 from django.db import connection
 
 from inference.jobs.errors import JobError
 from inference.jobs.run import Run
-from inference.jobs.task import job_task
+from inference.jobs.task import job_task, periodic
 from studies.cohorts.errors import CohortError
 from studies.cohorts.splits import DEFAULT_FRACTIONS
 from studies.deid import services as deid
@@ -37,10 +36,9 @@ DESIGNS: dict[str, dict[str, Any] | None] = {
 }
 
 
-@shared_task(name="portal.worklist.check_quality", ignore_result=True)
+@periodic("portal.worklist.check_quality")
 def check_quality() -> None:
-    """Look at the series that came in and are at rest: their quality, and whether they look like others. Not a job:
-    nobody asked for it, and it starts over by itself."""
+    """Look at the series that came in and are at rest: their quality, and whether they look like others."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(%s)", [_LOCK])
         if not cursor.fetchone()[0]:
