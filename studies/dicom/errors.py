@@ -31,3 +31,9 @@ class SegmentationError(ImageError):
     """A label map or a SEG object that cannot be written or read."""
 
     code = "segmentation"
+
+
+class MapError(ImageError):
+    """A map of values that cannot be written, or an object that is not one."""
+
+    code = "map"

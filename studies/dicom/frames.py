@@ -50,6 +50,24 @@ class Grid:
         first = self.frames[0].dataset
         return len(self.frames), int(first.Rows), int(first.Columns)
 
+    def as_stored(self, array: np.ndarray) -> tuple[list[Dataset], np.ndarray]:
+        """The objects of the series, and an array [z, y, x] on this grid in the order of their frames, as highdicom
+        wants the two. Raises `GeometryError` (`several_multi_frame`)."""
+        datasets = [frame.dataset for frame in self.frames]
+        if len({id(dataset) for dataset in datasets}) == len(datasets):
+            return datasets, array
+        ordered = list({id(dataset): dataset for dataset in datasets}.values())
+        if len(ordered) > 1:
+            raise GeometryError(
+                "The series is spread over several multi-frame objects.",
+                "Choose a series that is one multi-frame object, or one of single frames.",
+                code="several_multi_frame",
+            )
+        stored = np.empty_like(array)
+        for z, frame in enumerate(self.frames):
+            stored[frame.index] = array[z]
+        return ordered, stored
+
 
 def _group(dataset: Dataset, index: int, keyword: str) -> Dataset | None:
     """The item of a functional group for one frame: its own before the shared one."""

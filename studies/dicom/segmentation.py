@@ -21,7 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
 from studies.dicom import labels as label_codes
 from studies.dicom.errors import SegmentationError
-from studies.dicom.frames import Grid, frames_of, regular_grid
+from studies.dicom.frames import frames_of, regular_grid
 from studies.dicom.uids import derived_uid, new_uid
 from studies.dicom.volume import Volume
 
@@ -78,7 +78,7 @@ def write(
     sources = list(source_datasets)
     grid = regular_grid(sources)
     numbered = _numbered(label_map, made, grid.shape)
-    ordered, pixels = _as_sources(grid, numbered)
+    ordered, pixels = grid.as_stored(numbered)
 
     series_uid = series_instance_uid or new_uid()
     description = series_description or "Segmentation"
@@ -184,24 +184,6 @@ def _numbered(label_map: np.ndarray, labels: list[dict[str, Any]], shape: tuple[
             code="unknown_label",
         )
     return lookup[label_map.astype(np.uint8)]
-
-
-def _as_sources(grid: Grid, numbered: np.ndarray) -> tuple[list[Dataset], np.ndarray]:
-    """Source objects, and the label map in the order of their frames, as highdicom wants them."""
-    datasets = [frame.dataset for frame in grid.frames]
-    if len({id(dataset) for dataset in datasets}) == len(datasets):
-        return datasets, numbered
-    ordered = list({id(dataset): dataset for dataset in datasets}.values())
-    if len(ordered) > 1:
-        raise SegmentationError(
-            "The series is spread over several multi-frame objects.",
-            "Segment a series that is one multi-frame object, or one of single frames.",
-            code="several_multi_frame",
-        )
-    pixels = np.empty_like(numbered)
-    for z, frame in enumerate(grid.frames):
-        pixels[frame.index] = numbered[z]
-    return ordered, pixels
 
 
 def _description(
