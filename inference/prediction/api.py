@@ -11,10 +11,18 @@ from rest_framework.response import Response
 
 from inference.jobs.api import JobSerializer
 from inference.prediction import services
-from inference.prediction.models import Prediction
+from inference.prediction.models import Prediction, PredictionMap
 from inference.rest import SplitField, find_cohort, find_version, need, refusals, user_of
 from portal.accounts.permissions import Action
 from studies.models import Study
+
+
+class PredictionMapSerializer(serializers.ModelSerializer):
+    series_instance_uid = serializers.CharField(read_only=True, source="series.series_instance_uid")
+
+    class Meta:
+        model = PredictionMap
+        fields = ["id", "kind", "label", "series", "series_instance_uid"]
 
 
 class PredictionSerializer(serializers.ModelSerializer):
@@ -23,11 +31,15 @@ class PredictionSerializer(serializers.ModelSerializer):
         read_only=True, source="segmentation.series_instance_uid", default=None
     )
 
+    report_series_uid = serializers.CharField(read_only=True, source="report.series_instance_uid", default=None)
+    maps = PredictionMapSerializer(many=True, read_only=True)
+
     class Meta:
         model = Prediction
         fields = [
-            "id", "version", "study", "study_instance_uid", "image", "segmentation", "segmentation_series_uid",
-            "scores", "measurements", "seconds", "job", "created_at",
+            "id", "version", "study", "study_instance_uid", "image", "inputs", "segmentation",
+            "segmentation_series_uid", "report", "report_series_uid", "maps", "scores", "measurements", "values",
+            "findings", "uncertainty", "seconds", "job", "created_at",
         ]  # fmt: skip
 
 
@@ -51,7 +63,11 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewse
     lookup_value_regex = r"\d+"
 
     def get_queryset(self):
-        predictions = Prediction.objects.visible_to(user_of(self.request)).select_related("study", "segmentation")
+        predictions = (
+            Prediction.objects.visible_to(user_of(self.request))
+            .select_related("study", "segmentation", "report")
+            .prefetch_related("maps__series")
+        )
         for name in ("version", "study", "job"):
             if (value := self.request.query_params.get(name, "")).isdigit():
                 predictions = predictions.filter(**{name: int(value)})

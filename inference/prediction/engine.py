@@ -15,22 +15,13 @@ from torch import nn
 from inference.errors import PredictionError
 from inference.imaging import grids, preprocessing
 from inference.networks.sliding_window import probabilities
+from inference.prediction.output import Output
 from inference.registry import programs
 from inference.registry.bundle import Bundle
 from inference.training.fit import use_all_cores
 from studies.dicom.volume import Volume
 
 WARM_MODELS = 2
-
-
-@dataclass(frozen=True)
-class Output:
-    """label_map: uint8 [z, y, x] on the grid of the input, None of a classifier; scores: highest probability of each
-    structure in the image, or the probability of each class; volumes_ml: volume of each structure in the label map."""
-
-    label_map: np.ndarray | None
-    scores: dict[str, float]
-    volumes_ml: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ class LoadedModel:
         with torch.inference_mode():
             logits = self.network(image[:, :, 0] if manifest["network"]["dimensions"] == 2 else image)
         shares = torch.softmax(logits[0].float(), dim=0).tolist()
-        return Output(None, dict(zip((label["name"] for label in manifest["labels"]), shares, strict=True)), {})
+        return Output(dict(zip((label["name"] for label in manifest["labels"]), shares, strict=True)))
 
 
 def to_output(found: np.ndarray, prepared: Volume, volume: Volume, labels: list[dict[str, Any]]) -> Output:
@@ -75,9 +66,9 @@ def to_output(found: np.ndarray, prepared: Volume, volume: Volume, labels: list[
         best[better], label_map[better] = share[better], number
     counts = np.bincount(label_map.ravel(), minlength=len(labels) + 1)
     return Output(
-        label_map,
         {label["name"]: float(found[label["number"]].max()) for label in labels},
-        {label["name"]: float(counts[label["number"]] * volume.voxel_volume_ml) for label in labels},
+        label_map,
+        volumes_ml={label["name"]: float(counts[label["number"]] * volume.voxel_volume_ml) for label in labels},
     )
 
 

@@ -10,22 +10,21 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError, transaction
-from pydicom.dataset import Dataset
 
 from inference.errors import InferenceError, PredictionError
 from inference.jobs.models import Job
 from inference.jobs.services import submit
+from inference.prediction import results
 from inference.prediction.models import Prediction
 from inference.registry import services as registry
 from inference.registry.models import ModelVersion
 from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 from studies.cohorts.models import Cohort
-from studies.dicom import segmentation
 from studies.dicom.errors import ImageError
-from studies.ingest.store import open_batch, store_dataset
+from studies.ingest.store import open_batch
 from studies.models import ImportBatch, Origin, Series, Study
-from studies.volumes import load_image, load_volume, source_datasets
+from studies.volumes import load_image, load_volume
 
 if TYPE_CHECKING:  # torch takes seconds to load; pages that start a run do without
     from inference.prediction import engine
@@ -166,63 +165,31 @@ def _predict_one(
         classifies = model.bundle.manifest["task"] == "classification"
         volume = load_image(case.image) if classifies else load_volume(case.image)
         output = model.predict(volume, tick=tick)
-        dataset = output.label_map is not None and segmentation.write(
-            source_datasets(case.image),
-            output.label_map,
-            model.bundle.labels,
-            algorithm=segmentation.Algorithm(version.model.name, str(version.number)),
-            series_description=str(version),
-            series_number=1000 + version.number,
-        )
+        objects = results.write(version, case.image, output, model.bundle.labels)
     except (InferenceError, ImageError) as error:
-        return CaseOutcome(case.name, case.study.pk, FAILED, cause=error.cause, next_step=error.next_step)
+        return _failed(case, error)
     seconds = time.monotonic() - started
     try:
-        return _store(version, case, output, dataset or None, seconds, job=job, batch=batch, by=by, transact=transact)
+        with transact():
+            prediction = results.store(
+                version, case.image, output, objects, volume, seconds=seconds, job=job, batch=batch, by=by
+            )
+    except PredictionError as error:
+        return _failed(case, error)
     except IntegrityError:  # another job was quicker; what this one stored is rolled back
         found = Prediction.objects.filter(version=version, image=case.image).first()
         if found is None:
             raise
         return CaseOutcome(case.name, case.study.pk, ALREADY, found.pk)
-
-
-def _store(
-    version: ModelVersion,
-    case: Target,
-    output: engine.Output,
-    dataset: Dataset | None,
-    seconds: float,
-    *,
-    job: Job | None,
-    batch: ImportBatch,
-    by: User | None,
-    transact: Callable[[], AbstractContextManager[Any]],
-) -> CaseOutcome:
-    """Segmentation, where there is one, and prediction in one transaction."""
-    assert case.image is not None
-    with transact(), transaction.atomic():
-        stored = dataset and store_dataset(
-            dataset, batch=batch, origin=Origin.MODEL, created_by=by, provenance=str(version)
-        )
-        if stored is not None and stored.instance is None:
-            return CaseOutcome(
-                case.name,
-                case.study.pk,
-                FAILED,
-                cause=f"The archive refused the segmentation: {stored.reason}",
-                next_step="Correct the study's headers and import it again.",
-            )
-        prediction = Prediction.objects.create(
-            version=version,
-            study=case.study,
-            image=case.image,
-            job=job,
-            segmentation=stored.instance.series if stored is not None and stored.instance is not None else None,
-            scores=output.scores,
-            measurements={name: {"volume_ml": round(volume, 4)} for name, volume in output.volumes_ml.items()},
-            seconds=round(seconds, 3),
-        )
     return CaseOutcome(case.name, case.study.pk, STORED, prediction.pk, round(seconds, 3))
+
+
+def _failed(case: Target, error: InferenceError | ImageError) -> CaseOutcome:
+    """The outcome of a case that could not be run. Whatever broke while its study went is told as just that."""
+    cause, next_step = error.cause, error.next_step
+    if not Study.objects.filter(pk=case.study.pk).exists():
+        cause, next_step = results.DELETED
+    return CaseOutcome(case.name, case.study.pk, FAILED, cause=cause, next_step=next_step)
 
 
 def forget(study: Study) -> int:

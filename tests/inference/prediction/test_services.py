@@ -10,9 +10,10 @@ from inference.errors import PredictionError
 from inference.prediction import engine, services
 from inference.prediction.models import Prediction
 from portal.accounts.models import Role
+from studies import removal
 from studies.cohorts import services as cohorts
 from studies.ingest.store import absolute_path
-from studies.models import Embargo, Origin, Series
+from studies.models import Embargo, Origin, Series, Study
 from studies.volumes import load_label_map, load_volume
 from tests.factories import ProjectFactory, make_ct_series, member
 from tests.inference.models_factory import LABELS, ball_cohort, ball_map, ball_series, threshold_version
@@ -131,6 +132,28 @@ def test_when_another_job_is_quicker_its_result_stands(run_job, monkeypatch):
     assert job.result["cases"][0]["state"] == "already there"
     assert job.result["cases"][0]["prediction"] == quicker[0].pk
     assert not Series.objects.filter(origin=Origin.MODEL).exists()
+
+
+def test_a_study_that_is_deleted_while_its_job_runs_has_a_cause_and_the_next_one_is_run(run_job, monkeypatch):
+    project = ProjectFactory()
+    gone, stays = (ball_series(project, seed, ball_map(seed)) for seed in (1, 2))
+    uid = gone.study.study_instance_uid
+    predict = engine.LoadedModel.predict
+
+    def slow(model, volume, **how):
+        output = predict(model, volume, **how)
+        if found := Study.objects.filter(pk=gone.study_id).first():
+            removal.delete(found)
+        return output
+
+    monkeypatch.setattr(engine.LoadedModel, "predict", slow)
+    job = run_job(services.start(threshold_version(project), studies=[gone.study, stays.study], by=None))
+    assert job.state == "succeeded", job.cause
+    first, second = job.result["cases"]
+    assert (first["state"], second["state"]) == ("failed", "stored")
+    assert "deleted while the model ran" in first["cause"]
+    assert first["next_step"]
+    assert not Study.objects.filter(study_instance_uid=uid).exists()
 
 
 def test_what_cannot_be_started():
