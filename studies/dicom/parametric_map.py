@@ -2,9 +2,9 @@
 classifier looked at.
 
 Values are 32-bit floats on the grid of the images, one frame for each image, each frame pointing to its image. A single
-image without a place in the patient (radiograph, photograph) gets a map of one frame on the image's own grid: a frame of
-reference of its own that begins at the first pixel, so nobody can take it for a place in the patient, and the reference
-to the image says where the map belongs.
+image without a place in the patient (radiograph, photograph) gets a map of one frame on the image's own grid: a frame
+of reference of its own that begins at the first pixel, so nobody can take it for a place in the patient, and the
+reference to the image says where the map belongs.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def write(
     """A Parametric Map object with the values of `volume`.
 
     source_datasets: the objects of the series (headers suffice), in any order; in several channels those of the first.
-    volume: float [z, y, x] on the grid of `volume.from_datasets(source_datasets)`, or of `projection.from_dataset` for a
-        single image without a place in the patient.
+    volume: float [z, y, x] on the grid of `volume.from_datasets(source_datasets)`, or of `projection.from_dataset` for
+        a single image without a place in the patient.
     quantity, unit: coded, for example `GRADIENT_WEIGHTED_CLASS_ACTIVATION` and `NO_UNITS`.
     label: what the map is of, in words for people; the series' description where that is not given.
     limits: between which values may lie and viewers stretch their colours; the map's own smallest and largest value

@@ -88,12 +88,13 @@ def test_the_header_says_what_the_values_are_and_what_made_them(sources, values)
     dataset = written(sources, values, limits=(-10, 10), derivation="Grad-CAM of the last feature map")
     assert dataset.SOPClassUID == "1.2.840.10008.5.1.4.1.1.30"
     assert dataset.ContentQualification == "RESEARCH"
-    assert dataset.BitsAllocated == 32 and "FloatPixelData" in dataset
+    assert dataset.BitsAllocated == 32
+    assert "FloatPixelData" in dataset
     described = parametric_map.describe(dataset)
     # PS3.16 CID 7180: 130403 is Gradient-weighted class activation
     assert (described.quantity.value, described.quantity.scheme_designator) == ("130403", "DCM")
     assert described.quantity.meaning == "Gradient-weighted class activation"
-    assert described.unit.value == "1" and described.unit.scheme_designator == "UCUM"
+    assert (described.unit.value, described.unit.scheme_designator) == ("1", "UCUM")
     assert (described.label, described.limits) == ("Pneumonia", (-10.0, 10.0))
     equipment = dataset.ContributingEquipmentSequence[0]
     assert (equipment.ManufacturerModelName, equipment.SoftwareVersions) == ("pneumonia", "3")
