@@ -37,3 +37,9 @@ class MapError(ImageError):
     """A map of values that cannot be written, or an object that is not one."""
 
     code = "map"
+
+
+class ReportError(ImageError):
+    """A structured report that cannot be written or read."""
+
+    code = "report"

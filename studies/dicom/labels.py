@@ -76,14 +76,14 @@ def category_of(label: Label) -> Code:
         return Code(*label["category"])
     if _ABNORMAL.search(label["name"]):
         return ABNORMAL_STRUCTURE
-    return ANATOMICAL_STRUCTURE if _named_concept(label["name"]) else TISSUE
+    return ANATOMICAL_STRUCTURE if named_concept(label["name"]) else TISSUE
 
 
 def type_of(label: Label) -> Code:
     """The Segmented Property Type: the given code, the SNOMED CT concept of that name, or a generic one."""
     if label.get("type"):
         return Code(*label["type"])
-    found = _named_concept(label["name"])
+    found = named_concept(label["name"])
     if found:
         return found
     return LESION if _ABNORMAL.search(label["name"]) else TISSUE
@@ -95,7 +95,7 @@ def color_of(label: Label) -> tuple[int, int, int]:
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
-def _named_concept(name: str) -> Code | None:
+def named_concept(name: str) -> Code | None:
     """The SNOMED CT concept that is called like the label, with or without a word for its position."""
     for candidate in (name, _POSITIONS.sub("", name)):
         keyword = "".join(word.capitalize() for word in re.findall(r"[A-Za-z0-9]+", candidate))
