@@ -137,8 +137,13 @@ class Series(models.Model):
     laterality = models.CharField(max_length=16, blank=True)
     manufacturer = models.CharField(max_length=64, blank=True)
     manufacturer_model_name = models.CharField(max_length=64, blank=True)
+    station_name = models.CharField(max_length=16, blank=True)
     frame_of_reference_uid = models.CharField(max_length=64, blank=True)
     number_of_instances = models.PositiveIntegerField(default=0)
+    # How its first object came in: an `ImportBatch.Source`, and the AE title of the system that sent it by DIMSE. Empty
+    # for what was stored before this was written down.
+    import_source = models.CharField(max_length=8, blank=True)
+    sending_ae_title = models.CharField(max_length=16, blank=True)
     origin = models.CharField(max_length=10, choices=Origin.choices, default=Origin.ACQUIRED)
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
@@ -234,6 +239,10 @@ class ImportBatch(models.Model):
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="import_batches")
     source = models.CharField(max_length=8, choices=Source.choices)
+    # `default` for rows that are not saved yet, `db_default` for `studies.ingest.prepared`
+    sending_ae_title = models.CharField(
+        max_length=16, blank=True, default="", db_default="", help_text="Who sent it by DIMSE"
+    )
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     stored = models.PositiveIntegerField(default=0)
@@ -249,6 +258,10 @@ class RefusalQuerySet(models.QuerySet["Refusal"]):
 
     def open(self) -> RefusalQuerySet:
         return self.filter(state=Refusal.State.OPEN)
+
+    def of_study(self, study: models.OuterRef | str, project: models.OuterRef | int) -> RefusalQuerySet:
+        """Files that were read as belonging to a study (by StudyInstanceUID) of a project."""
+        return self.filter(study_instance_uid=study, batch__project=project)
 
 
 class Refusal(models.Model):
@@ -271,6 +284,7 @@ class Refusal(models.Model):
     size = models.PositiveBigIntegerField(default=0, help_text="Bytes that were kept")
     # "" where the file could not be read so far
     sop_instance_uid = models.CharField(max_length=64, blank=True)
+    study_instance_uid = models.CharField(max_length=64, blank=True)
     # As what it would have been stored, for another attempt.
     origin = models.CharField(max_length=10, choices=Origin.choices, default=Origin.ACQUIRED)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
@@ -290,7 +304,12 @@ class Refusal(models.Model):
                 condition=models.Q(state__in=["open", "stored", "kept", "discarded"]), name="refusal_state_known"
             ),
         ]
-        indexes = [models.Index(fields=["state", "-id"], name="refusal_by_state")]
+        indexes = [
+            models.Index(fields=["state", "-id"], name="refusal_by_state"),
+            models.Index(
+                fields=["study_instance_uid"], name="refusal_open_of_study", condition=models.Q(state="open")
+            ),
+        ]
 
 
 class RemovedFile(models.Model):

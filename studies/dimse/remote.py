@@ -167,7 +167,7 @@ def retrieve(
         if not files:
             raise RemoteRefused("The remote sent nothing.", "Look whether it still has the study.")
         progress(0.9, f"{len(files)} objects arrived; they are stored")
-        batch = store.open_batch(node.project, ImportBatch.Source.DIMSE, by)
+        batch = store.open_batch(node.project, ImportBatch.Source.DIMSE, by, sending_ae_title=node.ae_title)
 
         def entries() -> Iterator[Staged | tuple[str, Refused]]:
             for path in files:

@@ -128,7 +128,9 @@ class Conversation:
 
     def batch(self) -> ImportBatch:
         if self._batch is None:
-            self._batch = store.open_batch(self.node.project, ImportBatch.Source.DIMSE)
+            self._batch = store.open_batch(
+                self.node.project, ImportBatch.Source.DIMSE, sending_ae_title=self.node.ae_title
+            )
         return self._batch
 
     def may(self, service: Service) -> bool:

@@ -113,6 +113,7 @@ def of_walk(file: part10.Part10) -> Header:
             "laterality": text(0x00200060, 16),
             "manufacturer": text(0x00080070, 64),
             "manufacturer_model_name": text(0x00081090, 64),
+            "station_name": text(0x00081010, 16),
             "frame_of_reference_uid": text(0x00200052, 64),
         },
         instance={

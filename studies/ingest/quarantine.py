@@ -118,7 +118,11 @@ def _place(staged: Staged, refusal: Refusal, by: User | None) -> rows.Decision:
         settle([staged], project_id)
     origin = Origin(refusal.origin)
     author = rows.Author(
-        origin, refusal.created_by or (by if origin is Origin.ANNOTATION else None), refusal.provenance
+        origin,
+        refusal.created_by or (by if origin is Origin.ANNOTATION else None),
+        refusal.provenance,
+        str(refusal.batch.source),
+        refusal.batch.sending_ae_title,
     )
     with transaction.atomic():
         locked = _locked(refusal)
@@ -128,6 +132,7 @@ def _place(staged: Staged, refusal: Refusal, by: User | None) -> rows.Decision:
                 code=decision.refusal.code,
                 reason=storable(decision.refusal.reason),
                 sop_instance_uid=staged.header.sop_instance_uid,
+                study_instance_uid=staged.header.study_instance_uid,
             )
             return decision
         _settle(locked, Refusal.State.STORED, by)

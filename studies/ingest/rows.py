@@ -30,6 +30,9 @@ class Author:
     origin: Origin
     created_by: User | None
     provenance: str
+    # How it came in; a series keeps what its first object says.
+    import_source: str = ""
+    sending_ae_title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +288,8 @@ def _series(studies: dict[str, Study], staged: list[Staged], author: Author) -> 
                     origin=author.origin,
                     created_by=author.created_by,
                     provenance=author.provenance,
+                    import_source=author.import_source,
+                    sending_ae_title=author.sending_ae_title,
                     **wanted[key].series,
                 )
                 for key in new

@@ -29,11 +29,15 @@ from studies.models import ImportBatch, Instance, Origin, Refusal, Series
 __all__ = ["Outcome", "State", "open_batch", "store_dataset", "store_file", "store_files", "store_staged"]
 
 
-def open_batch(project: Project, source: ImportBatch.Source | str, by: User | None = None) -> ImportBatch:
+def open_batch(
+    project: Project, source: ImportBatch.Source | str, by: User | None = None, *, sending_ae_title: str = ""
+) -> ImportBatch:
     """Open the summary of one import. An edge that knows its whole import at once may hand `store_staged` one that was
     not saved: its row is written with the first group, and an import that was killed before leaves none."""
     with transaction.atomic():
-        batch = ImportBatch.objects.create(project=project, source=source, created_by=by)
+        batch = ImportBatch.objects.create(
+            project=project, source=source, created_by=by, sending_ae_title=sending_ae_title
+        )
         trail.record("import.open", batch, user=by, source=str(source))
     return batch
 
@@ -149,7 +153,7 @@ def store_staged(
 ) -> list[Outcome]:
     """Give one group of staged files its rows; the outcomes are in the order of `entries`."""
     staged = [entry for entry in entries if isinstance(entry, Staged)]
-    author = rows.Author(Origin(origin), created_by, provenance)
+    author = rows.Author(Origin(origin), created_by, provenance, str(batch.source), batch.sending_ae_title)
     known = rows.already_there(batch.project_id, staged)
     fresh = [one for one in staged if id(one) not in known]
     try:
@@ -244,6 +248,7 @@ def _write_refusals(
                 size=kept.stat().st_size if kept else 0,
                 file=quarantine(kept, batch.project_id) if kept else "",
                 sop_instance_uid=outcome.sop_instance_uid,
+                study_instance_uid=outcome.study_instance_uid,
                 origin=author.origin,
                 created_by=author.created_by,
                 provenance=author.provenance,
