@@ -306,9 +306,7 @@ class Refusal(models.Model):
         ]
         indexes = [
             models.Index(fields=["state", "-id"], name="refusal_by_state"),
-            models.Index(
-                fields=["study_instance_uid"], name="refusal_open_of_study", condition=models.Q(state="open")
-            ),
+            models.Index(fields=["study_instance_uid"], name="refusal_open_of_study", condition=models.Q(state="open")),
         ]
 
 

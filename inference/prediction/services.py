@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,8 +64,12 @@ def start(
     cohort: Cohort | None = None,
     split: str = "",
     studies: Iterable[Study] | None = None,
+    images: Mapping[int, int] | None = None,
 ) -> Job:
-    """Queue a run over a cohort (or one side of its split), or over studies. Raises `PredictionError`."""
+    """Queue a run over a cohort (or one side of its split), or over studies. Raises `PredictionError`.
+
+    images: the series to work on by study (primary keys), where it shall not be the one that `pick_image` takes.
+    """
     from inference.prediction.tasks import predict  # the task module imports this one
 
     project = version.model.project
@@ -81,6 +85,8 @@ def start(
         chosen = list(studies or ())
         _same_project(project, [study.project_id for study in chosen])
         count, parameters = len(chosen), {**parameters, "studies": [study.pk for study in chosen]}
+        if images:
+            parameters["images"] = {str(study): series for study, series in images.items()}
         where = "1 study" if count == 1 else f"{count} studies"
     if not count:
         raise PredictionError("There is no case to run the model on.", "Choose a cohort with cases, or studies.")
@@ -95,7 +101,12 @@ def targets(version: ModelVersion, parameters: dict[str, Any]) -> list[Target]:
             cases = cases.filter(cohort_patient__split=parameters["split"])
         return [Target(case.study, case.image, case.name) for case in cases]
     studies = Study.objects.filter(pk__in=parameters["studies"]).order_by("pk")
-    return [Target(study, pick_image(version, study), f"study {study.pk}") for study in studies]
+    images = Series.objects.in_bulk(parameters.get("images", {}).values())
+    said = {int(study): images.get(series) for study, series in parameters.get("images", {}).items()}
+    return [
+        Target(study, said[study.pk] if study.pk in said else pick_image(version, study), f"study {study.pk}")
+        for study in studies
+    ]
 
 
 def pick_image(version: ModelVersion, study: Study) -> Series | None:

@@ -113,6 +113,16 @@ def test_studies_instead_of_a_cohort_pick_the_series_that_fits(run_job):
     assert Prediction.objects.get().image == image
 
 
+def test_the_series_that_was_chosen_is_taken_instead_of_the_usual_one(run_job):
+    project = ProjectFactory()
+    usual = ball_series(project, 1, ball_map(1))
+    chosen = ball_series(project, 2, ball_map(2), patient="B1", StudyInstanceUID=usual.study.study_instance_uid)
+    version = threshold_version(project)
+    assert services.pick_image(version, usual.study) == usual
+    run_job(services.start(version, studies=[usual.study], images={usual.study_id: chosen.pk}, by=None))
+    assert Prediction.objects.get().image == chosen
+
+
 def test_when_another_job_is_quicker_its_result_stands(run_job, monkeypatch):
     """The other prediction appears while this one computes."""
     project = ProjectFactory()

@@ -57,6 +57,12 @@ def test_echo_and_rejection_of_everybody_who_is_not_known(dcmtk, listener, node)
     assert dcmtk("echoscu", *listener.address).returncode == 0
 
 
+def test_a_series_knows_which_system_sent_it(dcmtk, listener, node, files):
+    assert dcmtk("storescu", *listener.address, *files(2, StationName="MR1")).returncode == 0
+    series = Series.objects.get()
+    assert (series.import_source, series.sending_ae_title, series.station_name) == ("dimse", "DCMTK", "MR1")
+
+
 def test_the_listener_ends_in_order(dcmtk, listen, node, settings):
     # Tests of workers may have another broker by now; this process asks the one of its settings.
     listener = listen(CELERY_BROKER_URL=settings.CELERY_BROKER_URL)

@@ -167,6 +167,20 @@ def test_an_image_of_another_patient_does_not_join_a_study(batch):
     assert Patient.objects.count() == 1
 
 
+def test_a_series_knows_how_it_came_in_and_a_refused_file_its_study(batch):
+    node_batch = store.open_batch(batch.project, ImportBatch.Source.DIMSE, sending_ae_title="CT_ROOM_2")
+    series = put(node_batch, factories.ct_slice(StationName="CT-2")).instance.series
+    series.refresh_from_db()
+    assert (series.station_name, series.import_source, series.sending_ae_title) == ("CT-2", "dimse", "CT_ROOM_2")
+
+    uid = series.study.study_instance_uid
+    put(batch, factories.ct_slice(StudyInstanceUID=uid, PatientID="P2"))
+    assert Refusal.objects.open().of_study(uid, batch.project_id).count() == 1
+    assert not Refusal.objects.of_study(uid, factories.ProjectFactory().pk).exists()
+    series = put(batch, factories.ct_slice(StudyInstanceUID=uid, SeriesInstanceUID=generate_uid())).instance.series
+    assert (series.import_source, series.sending_ae_title) == ("command", "")
+
+
 def test_studies_without_a_patient_id_are_not_merged_into_one_patient(batch):
     factories.make_ct_series(batch.project, 1, PatientID=None)
     factories.make_ct_series(batch.project, 1, PatientID="")
