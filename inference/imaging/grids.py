@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,13 @@ def orient(volume: Volume, *, to: str) -> Volume:
             origin = origin + vector * spacing_xyz[index_axis] * (array.shape[position] - 1)
             vector = -vector
         direction[:, column] = vector
-    spacing = tuple(float(spacing_xyz[source[2 - position]]) for position in range(3))
-    return Volume(np.ascontiguousarray(array), spacing, tuple(map(float, origin)), direction)  # type: ignore[arg-type]
+    return replace(
+        volume,
+        array=np.ascontiguousarray(array),
+        spacing=tuple(float(spacing_xyz[source[2 - position]]) for position in range(3)),  # type: ignore[arg-type]
+        origin=tuple(map(float, origin)),  # type: ignore[arg-type]
+        direction=direction,
+    )
 
 
 def resample(volume: Volume, *, spacing: Sequence[float | None]) -> Volume:
@@ -61,7 +67,7 @@ def resample(volume: Volume, *, spacing: Sequence[float | None]) -> Volume:
         array = _interpolate(array, axis, start + np.arange(m) * ratio, width=ratio)
     offset = np.asarray(volume.direction) @ (np.asarray(starts) * old)[::-1]
     origin = tuple(float(v) for v in np.asarray(volume.origin) + offset)
-    return Volume(array, tuple(map(float, new)), origin, volume.direction)  # type: ignore[arg-type]
+    return replace(volume, array=array, spacing=tuple(map(float, new)), origin=origin)  # type: ignore[arg-type]
 
 
 def resize(volume: Volume, *, to: Sequence[int]) -> Volume:

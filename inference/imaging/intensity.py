@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from inference.errors import PreprocessingError
-from studies.dicom.volume import Volume
+from studies.dicom.volume import Uptake, Volume
 
 LANDMARKS = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)  # percentiles, Nyúl and Udupa 1999
 
@@ -18,28 +19,58 @@ def threshold(volume: Volume, *, lower: float, upper: float, outside: float) -> 
     return volume.like(np.where((array >= lower) & (array <= upper), array, np.float32(outside)))
 
 
-def landmarks(arrays: Sequence[np.ndarray], *, lower: float = 0.0, upper: float = 100.0) -> list[float]:
+def suv(volume: Volume) -> Volume:
+    """SUVbw in g/ml out of the stored activity of a PET image; see `studies.dicom.suv`.
+
+    Raises `PreprocessingError` for other images and where the headers do not say what is needed.
+    """
+    if volume.uptake is None:
+        raise PreprocessingError(
+            "The image is no PET image with its headers, so it has no SUV.",
+            "Choose the PET series, or leave the step suv out.",
+        )
+    if volume.uptake.factor is None:
+        raise PreprocessingError(volume.uptake.problem, "Leave the step suv out, or correct the headers at the source.")
+    made = volume.like(volume.array.astype(np.float32) * np.float32(volume.uptake.factor))
+    return replace(made, uptake=Uptake(None, "The values are SUV already."))
+
+
+def landmarks(arrays: Iterable[np.ndarray], *, lower: float = 0.0, upper: float = 100.0) -> list[float]:
     """The standard scale of training images: mean percentiles after each image's 1st and 99th became lower and upper.
 
     Nyúl, Udupa and Zhang, IEEE TMI 2000;19:143.
     """
     found = []
     for array in arrays:
-        values = np.percentile(array[array > array.mean()], LANDMARKS)
+        bright = array[array > array.mean()]
+        if bright.size == 0:
+            raise _no_histogram()
+        values = np.percentile(bright, LANDMARKS)
         found.append((values - values[0]) / max(values[-1] - values[0], 1e-9) * (upper - lower) + lower)
-    return [float(value) for value in np.mean(found, axis=0)]
+    scale = np.mean(found, axis=0)
+    # Images of few values have percentiles that coincide; a scale has to rise.
+    return [float(value) for value in scale + np.arange(len(scale)) * 1e-6 * (upper - lower)]
+
+
+def _no_histogram() -> PreprocessingError:
+    return PreprocessingError(
+        "All voxels of the image have the same value, so its histogram cannot be matched.",
+        "Check the series: it may be empty or a screen capture.",
+    )
 
 
 def nyul(volume: Volume, *, scale: Sequence[float]) -> Volume:
     """Bring the percentiles of the foreground (brighter than the mean) to those of a standard scale, linearly between
     them and beyond the ends. scale: eleven values, from `landmarks`."""
+    if not scale:
+        raise PreprocessingError(
+            "The step nyul has no scale yet: training learns it from the training patients.",
+            "Train first; the run and its version hold the scale.",
+        )
     array = volume.array.astype(np.float64)
     bright = array[array > array.mean()]
     if bright.size == 0:
-        raise PreprocessingError(
-            "All voxels of the image have the same value, so its histogram cannot be matched.",
-            "Check the series: it may be empty or a screen capture.",
-        )
+        raise _no_histogram()
     have = np.percentile(bright, LANDMARKS)
     have, first = np.unique(have, return_index=True)
     want = np.asarray(scale, dtype=np.float64)[first]
@@ -84,11 +115,11 @@ def whitened(vectors: np.ndarray, *, method: str, epsilon: float) -> np.ndarray:
 
 
 def median(volume: Volume, *, radius: int) -> Volume:
-    """Median of the (2·radius + 1)³ neighbours; axes of one voxel are left alone."""
+    """Median of the (2·radius + 1)³ neighbours; axes of one voxel are left alone, and whole numbers stay whole."""
     from scipy.ndimage import median_filter
 
     size = [1 if n == 1 else 2 * radius + 1 for n in volume.shape]
-    return volume.like(median_filter(volume.array.astype(np.float32), size=size, mode="nearest"))
+    return volume.like(median_filter(volume.array, size=size, mode="nearest"))
 
 
 def non_local_means(volume: Volume, *, strength: float, patch: int, search: int) -> Volume:

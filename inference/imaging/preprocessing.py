@@ -8,7 +8,7 @@ step turns a `Volume` into a `Volume` that knows its own place in the patient, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from inference.errors import PreprocessingError
-from inference.imaging import grids, intensity
+from inference.imaging import cropping, grids, intensity
 from inference.imaging.grids import AXES
 from studies.dicom.volume import Volume
 
@@ -28,46 +28,12 @@ def scale(volume: Volume, *, factor: float, offset: float) -> Volume:
     return volume.like(volume.array.astype(np.float32) * np.float32(factor) + np.float32(offset))
 
 
-def crop_foreground(volume: Volume, *, above: float, margin: float) -> Volume:
-    """The box around all voxels brighter than `above`, widened by `margin` mm; its offset stays in the geometry."""
-    mask = volume.array > above
-    if not mask.any():
-        raise PreprocessingError(
-            f"No voxel is brighter than {above:g}, so there is no foreground to crop to.",
-            "Check that the series is the right one, or lower “above” of the step crop_foreground.",
-        )
-    return _cut(volume, _box(mask, volume.spacing, margin))
-
-
-def crop_body(volume: Volume, *, margin: float, closing: int) -> Volume:
-    """The box around the body, widened by `margin` mm: the largest connected part brighter than Otsu's threshold."""
-    mask = intensity.crop_mask(volume.array, closing=closing)
-    if not mask.any():
-        raise PreprocessingError("No body was found in the image.", "Check that the series is the right one.")
-    return _cut(volume, _box(mask, volume.spacing, margin))
-
-
-def _box(mask: np.ndarray, spacings: Sequence[float], margin: float) -> list[slice]:
-    box = []
-    for axis, (size, spacing) in enumerate(zip(mask.shape, spacings, strict=True)):
-        inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        wider = int(np.ceil(margin / spacing))
-        box.append(slice(max(0, int(inside[0]) - wider), min(size, int(inside[-1]) + 1 + wider)))
-    return box
-
-
-def crop_centre(volume: Volume, *, size: Sequence[float]) -> Volume:
-    """The central box of at most `size` (z, y, x) mm."""
-    box = []
-    for n, spacing, millimetres in zip(volume.shape, volume.spacing, size, strict=True):
-        keep = min(n, max(1, round(millimetres / spacing)))
-        start = (n - keep) // 2
-        box.append(slice(start, start + keep))
-    return _cut(volume, box)
-
-
 def window(volume: Volume, *, lower: float, upper: float) -> Volume:
-    """Clip to fixed values, for calibrated modalities (HU, SUV)."""
+    """Clip to fixed values, for calibrated modalities (HU, SUV). Whole numbers stay whole where the limits are."""
+    if volume.array.dtype.kind in "iu" and float(lower).is_integer() and float(upper).is_integer():
+        limits = np.iinfo(volume.array.dtype)
+        low, high = (int(min(max(n, limits.min), limits.max)) for n in (lower, upper))
+        return volume.like(np.clip(volume.array, low, high))
     return volume.like(np.clip(volume.array.astype(np.float32), lower, upper))
 
 
@@ -90,18 +56,41 @@ def normalise(volume: Volume, *, method: str, region: str, zeros: str = "change"
     zeros: `change` like every voxel, or `keep`.
     """
     array = volume.array.astype(np.float32)
-    values = array[array != 0] if region == "nonzero" else array
-    if values.size == 0 or float(values.max()) == float(values.min()):
-        raise PreprocessingError(
-            "All voxels of the image have the same value, so it cannot be normalised.",
-            "Check the series: it may be empty or a screen capture.",
-        )
+    values = _values(array, region)
     if method == "zscore":
         centre, scale = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     else:
         centre, scale = float(values.min()), float(values.max()) - float(values.min())
     made = (array - np.float32(centre)) / np.float32(scale)
     return volume.like(np.where(array == 0, np.float32(0), made) if zeros == "keep" else made)
+
+
+def percentile(volume: Volume, *, lower: float, upper: float, region: str, clip: str) -> Volume:
+    """The straight line that takes two percentiles of the image, over all or the nonzero voxels, to 0 and 1.
+
+    clip: `yes` to keep nothing beyond 0 and 1. A gain and an offset of the scanner change nothing in the result.
+    """
+    array = volume.array.astype(np.float32)
+    low, high = np.percentile(_values(array, region), [lower, upper])
+    if low == high:
+        raise _flat()
+    made = (array - np.float32(low)) / np.float32(high - low)
+    return volume.like(np.clip(made, 0, 1) if clip == "yes" else made)
+
+
+def _values(array: np.ndarray, region: str) -> np.ndarray:
+    """Those that a normalisation looks at. Raises `PreprocessingError` where they are all the same."""
+    values = array[array != 0] if region == "nonzero" else array
+    if values.size == 0 or float(values.max()) == float(values.min()):
+        raise _flat()
+    return values
+
+
+def _flat() -> PreprocessingError:
+    return PreprocessingError(
+        "All voxels of the image have the same value, so it cannot be normalised.",
+        "Check the series: it may be empty or a screen capture.",
+    )
 
 
 @dataclass(frozen=True)
@@ -132,16 +121,24 @@ OPERATORS: dict[str, Operator] = {
         scale, {"factor": Setting("number", 1.0), "offset": Setting("number", 0.0)}, summary="Multiply and add"
     ),
     "crop_foreground": Operator(
-        crop_foreground,
+        cropping.crop_foreground,
         {"above": Setting("number", 0.0), "margin": Setting("number", 0.0)},
         summary="Crop to what is brighter than a value",
     ),
     "crop_body": Operator(
-        crop_body,
+        cropping.crop_body,
         {"margin": Setting("number", 0.0), "closing": Setting("count", 0)},
-        summary="Crop to the largest bright part",
+        ("CT", "MR", "PT"),
+        "Crop to the largest bright part",
     ),
-    "crop_centre": Operator(crop_centre, {"size": Setting("size")}, summary="Crop to a central box in mm"),
+    "crop_centre": Operator(cropping.crop_centre, {"size": Setting("size")}, summary="Crop to a central box in mm"),
+    "crop": Operator(
+        cropping.crop,
+        {"start": Setting("voxels", [0, 0, 0]), "size": Setting("voxels")},
+        summary="Crop to a box given in voxels",
+        also=lambda step: None if any(step["start"]) or any(step["size"]) else "it would cut nothing away",
+    ),
+    "suv": Operator(intensity.suv, {}, ("PT",), "Turn activity into SUV by body weight (g/ml)"),
     "window": Operator(
         window, {"lower": Setting("number"), "upper": Setting("number")}, ("CT", "PT"), "Clip to fixed values", _ordered
     ),
@@ -152,7 +149,7 @@ OPERATORS: dict[str, Operator] = {
         also=_ordered,
     ),
     "nyul": Operator(
-        intensity.nyul, {"scale": Setting("scale")}, ("MR",), "Match the histogram to a standard scale (Nyúl)"
+        intensity.nyul, {"scale": Setting("scale", [])}, ("MR",), "Match the histogram to a standard scale (Nyúl)"
     ),
     "n4": Operator(
         intensity.bias_field,
@@ -184,6 +181,17 @@ OPERATORS: dict[str, Operator] = {
         clip_percentile,
         {"lower": Setting("percent", 0.5), "upper": Setting("percent", 99.5)},
         summary="Clip to percentiles of the image",
+        also=_ordered,
+    ),
+    "percentile": Operator(
+        percentile,
+        {
+            "lower": Setting("percent", 1.0),
+            "upper": Setting("percent", 99.0),
+            "region": Setting("choice", "all", ("all", "nonzero")),
+            "clip": Setting("choice", "yes", ("yes", "no")),
+        },
+        summary="Bring two percentiles of the image to 0 and 1",
         also=_ordered,
     ),
     "rescale": Operator(
@@ -239,28 +247,51 @@ def check(steps: Any, *, where: str = "preprocessing") -> list[Step]:
 def prepare(volume: Volume, steps: Sequence[Step]) -> Volume:
     """Run checked steps one after the other; the result is float32 and keeps its place in the patient.
 
-    Raises `PreprocessingError`, also where the image holds values that are no numbers.
+    Raises `PreprocessingError`, also where image or result hold values that are no numbers.
     """
+    check_numbers(volume)
+    for step in steps:
+        volume = apply(volume, step)
+    made = volume.like(np.ascontiguousarray(volume.array, dtype=np.float32))
+    if not np.isfinite(made.array).all():
+        raise PreprocessingError(
+            "After preprocessing the image holds values that are no numbers (NaN or infinite).",
+            "Look at the steps with the preview, and correct their settings.",
+        )
+    return made
+
+
+def apply(volume: Volume, step: Step) -> Volume:
+    """One checked step; whole numbers stay whole in steps that only move or choose voxels."""
+    return OPERATORS[step["name"]].apply(volume, **{key: value for key, value in step.items() if key != "name"})
+
+
+def check_numbers(volume: Volume) -> None:
+    """Raise `PreprocessingError` where the image holds values that are no numbers."""
     if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
         raise PreprocessingError(
             "The image holds values that are no numbers (NaN or infinite).",
             "Correct the image where it was made, and import it again.",
         )
-    for step in steps:
-        settings = {key: value for key, value in step.items() if key != "name"}
-        volume = OPERATORS[step["name"]].apply(volume, **settings)
-    return volume.like(np.ascontiguousarray(volume.array, dtype=np.float32))
 
 
-def _cut(volume: Volume, box: Sequence[slice]) -> Volume:
-    start = np.array([part.start for part in box], dtype=float) * np.asarray(volume.spacing)
-    origin = np.asarray(volume.origin) + np.asarray(volume.direction) @ start[::-1]
-    return Volume(
-        np.ascontiguousarray(volume.array[tuple(box)]),
-        volume.spacing,
-        tuple(float(v) for v in origin),  # type: ignore[arg-type]
-        volume.direction,
-    )
+def unfitted(steps: Sequence[Step]) -> int | None:
+    """The place of the first step that still has to learn from the training images; None where none has to."""
+    return next((place for place, step in enumerate(steps) if step["name"] == "nyul" and not step["scale"]), None)
+
+
+def unsuited(steps: Sequence[Step], modalities: Collection[str]) -> list[str]:
+    """A sentence for each step that is not meant for one of these modalities (as DICOM spells them)."""
+    found = []
+    for number, step in enumerate(steps, start=1):
+        meant = OPERATORS[step["name"]].modalities
+        others = sorted(set(modalities) - set(meant)) if meant else []
+        if others:
+            found.append(
+                f"Preprocessing, step {number} ({step['name']}) is meant for {' and '.join(meant)}, and there are "
+                f"images of modality {', '.join(others)}: look at the preview before you trust it."
+            )
+    return found
 
 
 def _checked(value: Any, setting: Setting, place: str) -> Any:
@@ -281,6 +312,8 @@ def _checked(value: Any, setting: Setting, place: str) -> Any:
             return value
     if setting.kind == "count" and _is_count(value):
         return value
+    if setting.kind == "scale" and value == []:
+        return []
     if setting.kind == "scale" and isinstance(value, list) and len(value) == len(intensity.LANDMARKS):
         rising = all(map(number, value)) and all(a < b for a, b in pairwise(value))
         if rising:
@@ -299,7 +332,7 @@ def _checked(value: Any, setting: Setting, place: str) -> Any:
         "spacing": "three positive numbers in mm (z, y, x), 0 where an axis keeps its own",
         "size": "three positive numbers in mm (z, y, x)",
         "count": "a whole number from 0",
-        "scale": f"{len(intensity.LANDMARKS)} rising numbers, from `inference.imaging.intensity.landmarks`",
+        "scale": f"{len(intensity.LANDMARKS)} rising numbers, or left out: it is then learned from training images",
         "voxels": "three whole numbers of voxels (z, y, x), 0 where an axis keeps its own",
     }[setting.kind]
     raise PreprocessingError(f"{place} is {value!r}; it must be {wanted}.")

@@ -169,6 +169,8 @@ def check_manifest(manifest: Any) -> Manifest:
     network = manifest["network"]
     try:
         steps = preprocessing.check(manifest.get("preprocessing", []))
+        if preprocessing.unfitted(steps) is not None:
+            raise PreprocessingError("A step nyul has no scale.", "Write the scale of the training images into it.")
         is_program = network.get("name") in programs.FILES
         parameters = {} if is_program else table.check(network.get("name"), network.get("parameters", {}))
     except (PreprocessingError, NetworkError) as error:

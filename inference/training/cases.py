@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from inference.errors import TrainingError
-from inference.imaging import grids, preprocessing
+from inference.imaging import grids, intensity, preprocessing
 from inference.training.config import Config
 from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard, Split
-from studies.volumes import load_label_map, load_volume
+from studies.volumes import load_image, load_label_map, load_volume
 
 if TYPE_CHECKING:
     from inference.jobs.run import Run
@@ -75,7 +76,8 @@ def plan(entries: Sequence[ReferenceLabel], config: Config, labels: int, run: Ru
     from inference.training.fit import free_memory
 
     shapes, spacings = [], []
-    steps = [step for step in config["preprocessing"] if step["name"] in ("orient", "crop_foreground", "crop_centre")]
+    moves = ("orient", "crop_foreground", "crop_body", "crop_centre", "crop")
+    steps = [step for step in config["preprocessing"] if step["name"] in moves]
     for number, entry in enumerate(entries, start=1):
         run.check()
         run.progress(0, f"planning: image {number} of {len(entries)}")
@@ -108,6 +110,29 @@ def plan(entries: Sequence[ReferenceLabel], config: Config, labels: int, run: Ru
     }
 
 
+def fit_scales(entries: Sequence[ReferenceLabel], config: Config, run: Run) -> Config:
+    """The configuration with the histogram scales (`nyul`) that were left open, learned from these images alone.
+
+    entries: training patients; what a scale is learned from must never be validated or tested on.
+    """
+    steps = list(config["preprocessing"])
+    while (place := preprocessing.unfitted(steps)) is not None:
+
+        def arrays(before: Sequence[preprocessing.Step] = tuple(steps[:place])) -> Iterator[np.ndarray]:
+            for number, entry in enumerate(entries, start=1):
+                run.check()
+                run.progress(0, f"histogram of image {number} of {len(entries)}")
+                yield preprocessing.prepare(load_image(entry.case.image), before).array
+
+        scale = intensity.landmarks(arrays())
+        steps[place] = {**steps[place], "scale": scale}
+        run.log(
+            f"Step {place + 1} (nyul): the scale was learned from the {len(entries)} training images alone: "
+            + ", ".join(f"{value:.4g}" for value in scale)
+        )
+    return {**config, "preprocessing": steps}
+
+
 def load_case(entry: ReferenceLabel, config: Config, labels: Sequence[dict[str, Any]]) -> PreparedCase:
     """Image and label map after preprocessing. Raises `ImageError` or `PreprocessingError`."""
     import torch
@@ -119,8 +144,24 @@ def load_case(entry: ReferenceLabel, config: Config, labels: Sequence[dict[str, 
     prepared = preprocessing.prepare(volume, config["preprocessing"])
     on_grid = grids.resample_labels(volume.like(label_map), prepared)
     return PreparedCase(
-        entry.case.name, torch.from_numpy(prepared.array)[None], torch.from_numpy(on_grid.astype(np.uint8))
+        entry.case.name,
+        torch.from_numpy(prepared.array)[None],
+        torch.from_numpy(on_grid.astype(np.uint8)),
+        prepared.spacing,
     )
+
+
+def check_room(bytes_of_cases: int, done: int, total: int) -> None:
+    """Raise `TrainingError` where the cases still to come will not fit into memory, going by those that are loaded."""
+    free = psutil.virtual_memory().available
+    each, gigabyte = bytes_of_cases / done, 2**30
+    needed = each * (total - done)
+    if needed > free:
+        raise TrainingError(
+            f"{total} prepared cases take about {each * total / gigabyte:.1f} GB of memory; after {done} of them this "
+            f"machine has {free / gigabyte:.1f} GB left for the other {needed / gigabyte:.1f} GB.",
+            "Crop the images or resample them to a coarser spacing, use a smaller cohort, or a larger machine.",
+        )
 
 
 def load_cases(
@@ -131,11 +172,16 @@ def load_cases(
     tick: Callable[[str], None],
 ) -> list[PreparedCase]:
     """Every case in memory; `tick` is called with the name of each before it is read."""
-    cases = []
+    cases: list[PreparedCase] = []
+    held = 0
     for entry in entries:
         tick(entry.case.name)
         try:
             cases.append(load_case(entry, config, labels))
+            held += cases[-1].image.nbytes + cases[-1].labels.nbytes
+            check_room(held, len(cases), len(entries))
+        except TrainingError:
+            raise
         except Exception as error:
             cause = getattr(error, "cause", None)
             if not isinstance(cause, str):

@@ -13,6 +13,7 @@ import numpy as np
 
 from inference.errors import TrainingError
 from inference.imaging import grids, preprocessing
+from inference.training.cases import check_room
 from inference.training.config import Config
 from studies.cohorts import freezing
 from studies.cohorts.errors import CohortError
@@ -84,7 +85,8 @@ def load(
     """Case id → prepared image; `tick` is called with the name of each before it is read. Raises `TrainingError`."""
     import torch
 
-    found = {}
+    found: dict[int, ClassifiedCase] = {}
+    held = 0
     for entry in entries:
         tick(entry.case.name)
         try:
@@ -96,7 +98,20 @@ def load(
             raise TrainingError(f"Case {entry.case.name}: {cause}", getattr(error, "next_step", "")) from error
         number = list(classes).index(entry.values["class"])
         found[entry.case_id] = ClassifiedCase(entry.case.name, torch.from_numpy(array)[None], number)
+        held += array.nbytes
+        check_room(held, len(found), len(entries))
     return found
+
+
+def check_classes(training: Sequence[ClassifiedCase], classes: Sequence[str]) -> None:
+    """Raise `TrainingError` where a class to learn is never shown."""
+    seen = {case.number for case in training}
+    absent = [name for number, name in enumerate(classes) if number not in seen]
+    if absent:
+        raise TrainingError(
+            f"None of the {len(training)} training cases shows {', '.join(absent)}.",
+            "Leave the class out with data.structures, or freeze a cohort whose split is balanced by class.",
+        )
 
 
 def unit_of(entry: ReferenceLabel) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from django.utils import timezone
 from inference.errors import TrainingError
 from inference.evaluation import classification
 from inference.evaluation.statistics.interval import undefined
+from inference.imaging import preprocessing
 from inference.jobs.services import submit
 from inference.training import class_cases
 from inference.training.class_cases import Round
@@ -51,6 +52,11 @@ def start(
     if not cohort.frozen:
         raise TrainingError(
             f"The cohort “{cohort.name}” is not frozen, so it has no folds yet.", "Freeze it in folds on its page."
+        )
+    if preprocessing.unfitted(config["preprocessing"]) is not None:
+        raise TrainingError(
+            "The step nyul has no scale, and one scale for all rounds would have seen the patients of every test.",
+            "Use another normalisation in a cross-validation, such as the step percentile.",
         )
     classes = class_cases.choose_classes(reference, config["data"]["structures"])
     rounds(config, cohort, class_cases.classified(reference, classes))

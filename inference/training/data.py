@@ -18,14 +18,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inference.errors import TrainingError
 
+MIXED = 1.5  # so many times coarser is another image to a network that counts voxels
+
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """image: float32 [1, z, y, x] after preprocessing; labels: uint8 [z, y, x] on the same grid; name: pseudonym."""
+    """image: float32 [1, z, y, x] after preprocessing; labels: uint8 [z, y, x] on the same grid; name: pseudonym;
+    spacing: (z, y, x) mm."""
 
     name: str
     image: Tensor
     labels: Tensor
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
 
 def check_cases(
@@ -59,9 +63,22 @@ def check_cases(
     small = sum(any(h < w for h, w in zip(case.labels.shape, patch, strict=True)) for case in training)
     if small:
         warnings.append(f"{small} of {len(training)} training cases are smaller than the patch: their edges repeat")
+    if mixed := mixed_spacing([case.spacing for case in training]):
+        warnings.append(mixed)
     if not validation:
         warnings.append("The cohort has no validation patients: there will be no validation curve")
     return warnings
+
+
+def mixed_spacing(spacings: Sequence[Sequence[float]]) -> str:
+    """A warning where after preprocessing one voxel means very different lengths, (z, y, x) mm; else empty."""
+    low, high = np.min(spacings, axis=0), np.max(spacings, axis=0)
+    if (high <= MIXED * low).all():
+        return ""
+    return (
+        f"Voxels of the training cases measure from {_by_mm(low)} to {_by_mm(high)} mm (z, y, x) after preprocessing, "
+        "so a structure has very different sizes in voxels: add a step resample"
+    )
 
 
 def cut(case: PreparedCase, start: Sequence[int], size: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -166,6 +183,10 @@ class SegmentationData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return DataLoader(WholeCases(self.validation), batch_size=1)
+
+
+def _by_mm(spacing: Sequence[float]) -> str:
+    return "×".join(f"{n:.3g}" for n in spacing)
 
 
 def _by(size: Sequence[int]) -> str:

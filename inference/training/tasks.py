@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from inference.jobs.run import Run
 from inference.jobs.task import job_task
-from inference.training import cases, class_cases, crossvalidation, services
-from inference.training.config import Config, planned
+from inference.training import cases, class_cases, crossvalidation, services, sets
+from inference.training.config import Config
 from inference.training.models import CrossValidation, TrainingRun
-from studies.cohorts.models import ReferenceLabel, Split
+from studies.cohorts.models import ReferenceLabel
 
 
 @job_task(queue="train", max_attempts=3)
 def train(run: Run) -> dict[str, Any]:
     """Load the cases, train, register the version. A second attempt goes on from the last checkpoint."""
-    from inference.training.data import SegmentationData, check_cases  # with torch, that other queues do not need
+    from inference.training.data import SegmentationData  # with torch, that other queues do not need
     from inference.training.fit import fit
 
     training = TrainingRun.objects.select_related("reference__cohort", "project", "created_by").get(
@@ -24,44 +25,20 @@ def train(run: Run) -> dict[str, Any]:
     )
     if training.version_id:
         return _result(training, {})
-    config = training.config
     cases.find_cohort(training.reference.cohort)
     services.note_environment(training)
-    if config["task"] == "classification":
-        return _train_classifier(run, training)
-    labels = cases.choose_labels(training.reference, config["data"]["structures"])
-    structures = [label["name"] for label in labels]
-    sides = {split: cases.labelled_cases(training.reference, split) for split in (Split.TRAIN, Split.VALIDATION)}
-    if planned(config):
-        config = services.note_plan(training, cases.plan(sides[Split.TRAIN], config, len(labels), run))
-    total = sum(len(entries) for entries in sides.values())
-    loaded = 0
-
-    def tick(name: str) -> None:
-        nonlocal loaded
-        run.check()
-        loaded += 1
-        run.progress(0, f"loading case {loaded} of {total}")
-
-    prepared = {split: cases.load_cases(entries, config, labels, tick=tick) for split, entries in sides.items()}
-    facts = _facts(config, sides)
-    run.log(
-        f"{facts['training_cases']} training cases of {facts['training_patients']} patients, "
-        f"{facts['validation_cases']} validation cases; structures: {', '.join(structures)}"
-    )
-    for warning in check_cases(
-        prepared[Split.TRAIN], prepared[Split.VALIDATION], patch=config["training"]["patch"], structures=structures
-    ):
-        run.log(warning, "warning")
-    data = SegmentationData(prepared[Split.TRAIN], prepared[Split.VALIDATION], config["training"])
-    trained = fit(config, structures, data, services.folder_of(training), run)
+    loaded = sets.load(run, training.reference, training.config, note=partial(services.note_plan, training))
+    if loaded.config["task"] == "classification":
+        return _train_classifier(run, training, loaded)
+    data = SegmentationData(loaded.training, loaded.validation, loaded.config["training"])
+    trained = fit(loaded.config, loaded.names, data, services.folder_of(training), run)
     run.log(f"Trained {trained.epochs} epochs, {trained.steps} steps in {trained.seconds:.0f} s")
     validation = {
         name: {**summary, "per_case": trained.validation[name]}
         for name, summary in services.validation_summary(trained).items()
     }
     with run.owned():
-        version = services.finish(training, trained, labels, facts)
+        version = services.finish(training, trained, loaded.labels, loaded.facts)
         result = _result(
             training,
             {"epochs": trained.epochs, "seconds": round(trained.seconds, 1), "validation_dice": validation},
@@ -72,33 +49,15 @@ def train(run: Run) -> dict[str, Any]:
     return result
 
 
-def _facts(config: Config, sides: dict[Split, list[ReferenceLabel]]) -> dict[str, Any]:
-    """What the manifest says about the cases."""
-    return {
-        "modality": config["data"]["modality"] or sorted({entry.case.image.modality for entry in sides[Split.TRAIN]}),
-        "training_cases": len(sides[Split.TRAIN]),
-        "training_patients": len({entry.case.cohort_patient_id for entry in sides[Split.TRAIN]}),
-        "validation_cases": len(sides[Split.VALIDATION]),
-    }
-
-
-def _train_classifier(run: Run, training: TrainingRun) -> dict[str, Any]:
+def _train_classifier(run: Run, training: TrainingRun, loaded: sets.Sets) -> dict[str, Any]:
     from inference.training import classifier
 
-    config = training.config
-    classes = class_cases.choose_classes(training.reference, config["data"]["structures"])
-    sides = {
-        split: class_cases.classified(training.reference, classes, split) for split in (Split.TRAIN, Split.VALIDATION)
-    }
-    prepared = _load_images(run, [entry for entries in sides.values() for entry in entries], config, classes)
-    images = {split: [prepared[entry.case_id] for entry in entries] for split, entries in sides.items()}
-    facts = _facts(config, sides)
-    run.log(f"{facts['training_cases']} training cases of {facts['training_patients']} patients: {', '.join(classes)}")
+    config = loaded.config
     made = classifier.train(
         config,
-        classes,
-        images[Split.TRAIN],
-        images[Split.VALIDATION],
+        loaded.names,
+        loaded.training,
+        loaded.validation,
         services.folder_of(training),
         services.features_folder(),
         run,
@@ -109,10 +68,9 @@ def _train_classifier(run: Run, training: TrainingRun) -> dict[str, Any]:
         "weights": {key: value for key, value in made.loaded.items() if key != "loaded"},
         "validation_auc": {name: values[0] if values else None for name, values in made.trained.validation.items()},
     }
-    facts["more"] = more
-    labels = [{"number": number, "name": name} for number, name in enumerate(classes, start=1)]
+    facts = {**loaded.facts, "more": more}
     with run.owned():
-        services.finish(training, made.trained, labels, facts)
+        services.finish(training, made.trained, loaded.labels, facts)
         result = _result(training, {"epochs": made.trained.epochs, "seconds": round(made.trained.seconds, 1), **more})
         run.finish(result)
     return result

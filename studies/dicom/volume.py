@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, pixel_array
 
+from studies.dicom import suv
 from studies.dicom.errors import PixelError
 from studies.dicom.frames import Frame, Grid, regular_grid
+
+SAME_FACTOR = 1e-3  # relative; slices of one series have one factor
+
+
+@dataclass(frozen=True)
+class Uptake:
+    """What turns the values of a PET image into SUVbw (g/ml): a factor, or why there is none, in words."""
+
+    factor: float | None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -21,12 +32,14 @@ class Volume:
     spacing: (z, y, x) in mm.
     origin: (x, y, z) in LPS mm of the centre of voxel [0, 0, 0].
     direction: 3×3, columns are the LPS unit vectors of the x, y and z index axes.
+    uptake: of PET images alone.
     """
 
     array: np.ndarray
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     direction: np.ndarray = field(default_factory=lambda: np.eye(3))
+    uptake: Uptake | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -48,7 +61,7 @@ class Volume:
         """Other values on the same grid. Raises `ValueError` where the shape differs."""
         if array.shape != self.array.shape:
             raise ValueError(f"The array has shape {array.shape}, the grid {self.array.shape}")
-        return Volume(array, self.spacing, self.origin, self.direction)
+        return replace(self, array=array)
 
 
 def from_datasets(datasets: Iterable[Dataset]) -> Volume:
@@ -70,12 +83,25 @@ def from_datasets(datasets: Iterable[Dataset]) -> Volume:
                 decoded.clear()
             decoded[key] = _pixels(frame.dataset)
         array[z] = _modality_values(frame, decoded[key], whole)
-    return Volume(_narrow(array), grid.spacing, grid.origin, grid.direction)
+    return Volume(_narrow(array), grid.spacing, grid.origin, grid.direction, _uptake(grid))
 
 
 def geometry(datasets: Iterable[Dataset]) -> Grid:
     """The grid alone; needs no pixel data."""
     return regular_grid(datasets)
+
+
+def _uptake(grid: Grid) -> Uptake | None:
+    sources = {id(frame.dataset): frame.dataset for frame in grid.frames}.values()
+    if not all(str(dataset.get("Modality", "")) == "PT" for dataset in sources):
+        return None
+    try:
+        factors = [suv.factor(dataset) for dataset in sources]
+    except PixelError as error:
+        return Uptake(None, error.cause)
+    if max(factors) - min(factors) > SAME_FACTOR * min(factors):
+        return Uptake(None, "The slices of the series have different factors from activity to SUV.")
+    return Uptake(factors[0])
 
 
 def _is_whole(frame: Frame) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from inference.errors import PreprocessingError
 from inference.imaging import grids, intensity, preprocessing
-from studies.dicom.volume import Volume
+from studies.dicom.volume import Uptake, Volume
 
 RANDOM = np.random.default_rng(0)
 
@@ -107,3 +109,51 @@ def test_the_body_is_cropped_without_what_lies_beside_it_and_the_way_back_is_exa
     back = grids.resample_channels(found.array[None], found, source, outside=[0.0])[0]
     assert np.array_equal(back[1:5, 10:30, 8:28], found.array)
     assert back.sum() == pytest.approx(found.array.sum(), rel=1e-6)
+
+
+def test_the_percentile_scale_does_not_feel_gain_and_offset_and_keeps_outliers_within_0_and_1():
+    tissue = RANDOM.normal(100, 15, (4, 30, 30))
+    tissue[0, 0, 0] = 1e6
+    first = run(volume(tissue), "percentile", lower=1, upper=99).array
+    second = run(volume(7 * tissue - 300), "percentile", lower=1, upper=99).array
+    assert second == pytest.approx(first, abs=1e-4)
+    assert (first.min(), first.max()) == (0, 1)
+    low, high = np.percentile(tissue, [1, 99])
+    inside = (tissue > low) & (tissue < high)
+    assert first[inside] == pytest.approx((tissue[inside] - low) / (high - low), abs=1e-4)
+    free = run(volume(tissue), "percentile", lower=1, upper=99, clip="no").array
+    assert free.max() > 1000
+
+
+def test_suv_is_activity_times_the_factor_once_and_only_for_pet():
+    image = replace(volume([[[0.0, 5000.0]]]), uptake=Uptake(2.764e-4))
+    turned = grids.orient(image, to="RAS")  # other steps keep what the header said
+    assert run(turned, "suv").array.ravel().tolist() == pytest.approx([1.382, 0.0])
+    with pytest.raises(PreprocessingError, match="SUV already"):
+        preprocessing.prepare(image, preprocessing.check([{"name": "suv"}, {"name": "suv"}]))
+    with pytest.raises(PreprocessingError, match="no PET image"):
+        run(volume([[[1.0]]]), "suv")
+    with pytest.raises(PreprocessingError, match="weight is absent"):
+        run(replace(image, uptake=Uptake(None, "The patient's weight is absent.")), "suv")
+
+
+def test_nyul_without_a_scale_says_that_training_learns_it():
+    with pytest.raises(PreprocessingError, match="no scale yet"):
+        run(volume(RANDOM.normal(50, 9, (1, 9, 9))), "nyul")
+    assert preprocessing.unfitted(preprocessing.check([{"name": "median"}, {"name": "nyul"}])) == 1
+
+
+def test_a_step_that_does_not_suit_the_modality_is_named():
+    steps = preprocessing.check([{"name": "orient"}, {"name": "n4"}, {"name": "window", "lower": 0, "upper": 9}])
+    words = preprocessing.unsuited(steps, {"CT"})
+    assert len(words) == 1
+    assert words[0].startswith("Preprocessing, step 2 (n4) is meant for MR, and there are images of modality CT")
+    assert [text.split(" is ")[0] for text in preprocessing.unsuited(steps, ["MR"])] == [
+        "Preprocessing, step 3 (window)"
+    ]
+
+
+def test_a_result_that_is_no_number_is_refused():
+    steps = preprocessing.check([{"name": "scale", "factor": 3e38}, {"name": "scale", "factor": 3e38}])
+    with np.errstate(over="ignore"), pytest.raises(PreprocessingError, match="After preprocessing"):
+        preprocessing.prepare(volume([[[1.0, 5.0]]]), steps)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.errors import PreprocessingError
-from inference.imaging import grids
+from inference.imaging import cropping, grids
 from inference.imaging import preprocessing as p
 from studies.dicom.volume import Volume
 
@@ -71,14 +71,14 @@ def test_crop_foreground_keeps_the_offset():
     array = np.zeros((9, 9, 9), dtype=np.int16)
     array[3:5, 4:6, 2:7] = 50
     before = Volume(array, (2.0, 1.0, 1.0), (10.0, 20.0, 30.0))
-    after = p.crop_foreground(before, above=10, margin=2)
+    after = cropping.crop_foreground(before, above=10, margin=2)
     assert after.shape == (4, 6, 9)  # 2 mm are one slice and two voxels in the plane
     assert after.origin == (10.0 + 0, 20.0 + 2, 30.0 + 2 * 2)
 
 
 def test_crop_of_an_empty_image_says_so():
     with pytest.raises(PreprocessingError, match="no foreground"):
-        p.crop_foreground(Volume(np.zeros((3, 3, 3))), above=0, margin=0)
+        cropping.crop_foreground(Volume(np.zeros((3, 3, 3))), above=0, margin=0)
 
 
 def test_zscore_and_range():
