@@ -8,7 +8,7 @@ from inference.evaluation.api import EvaluationViewSet
 from inference.jobs.api import JobViewSet
 from inference.prediction.api import PredictionViewSet
 from inference.registry.api import ModelVersionViewSet, ModelViewSet
-from inference.training.api import TrainingRunViewSet
+from inference.training.api import CrossValidationViewSet, TrainingRunViewSet
 from portal.annotation.api import CampaignViewSet
 from portal.pacs.api import NodeViewSet
 from portal.trail.api import AuditViewSet
@@ -35,6 +35,7 @@ router.register("jobs", JobViewSet, basename="api_job")
 router.register("models", ModelViewSet, basename="api_model")
 router.register("versions", ModelVersionViewSet, basename="api_version")
 router.register("training-runs", TrainingRunViewSet, basename="api_training_run")
+router.register("cross-validations", CrossValidationViewSet, basename="api_cross_validation")
 router.register("predictions", PredictionViewSet, basename="api_prediction")
 router.register("evaluations", EvaluationViewSet, basename="api_evaluation")
 router.register("audit", AuditViewSet, basename="api_audit")

@@ -16,7 +16,7 @@ from django.urls import URLResolver, get_resolver
 from django.utils import timezone
 
 from inference.jobs.models import Job
-from inference.training.models import TrainingRun
+from inference.training.models import CrossValidation, TrainingRun
 from portal.accounts import services as accounts
 from portal.accounts.models import ApiToken, Role
 from portal.annotation import campaigns
@@ -126,6 +126,11 @@ def build() -> SimpleNamespace:
         finished_at=timezone.now(),
     )  # fmt: skip
     training = TrainingRun.objects.create(project=project, name="Run", config={}, reference=reference)
+    validation = CrossValidation.objects.create(
+        project=project, name="Rounds", config={}, reference=reference, job=Job.objects.create(
+            project=project, task="inference.training.tasks.cross_validate", title="Rounds", queue="train"
+        ),
+    )  # fmt: skip
     campaign = campaigns.create(
         project=project,
         by=manager,
@@ -196,6 +201,8 @@ def build() -> SimpleNamespace:
             "job": job.pk,
             "api_job": job.pk,
             "api_training_run": training.pk,
+            "cross_validation": validation.pk,
+            "api_cross_validation": validation.pk,
             "campaign": campaign.pk,
             "api_campaign": campaign.pk,
             "reading_": task.pk,
@@ -252,6 +259,11 @@ def build() -> SimpleNamespace:
                 "cohort": cohort.pk,
                 "config": {"name": "x"},
                 "name": "x",
+            },
+            "api_cross_validation-list": {
+                "project": project.slug,
+                "cohort": cohort.pk,
+                "config": {"name": "x"},
             },
             "api_prediction-run": {"version": version.pk, "studies": [study.pk]},
             "api_evaluation-list": {"version": version.pk, "cohort": cohort.pk, "reference": reference.pk},

@@ -16,6 +16,7 @@ from scipy.stats.contingency import association
 
 from inference.evaluation.statistics.bootstrap import bootstrap_mean
 from inference.evaluation.statistics.interval import undefined
+from inference.evaluation.statistics.paired import accuracy_test, delong_test
 from inference.evaluation.statistics.proportions import wilson
 from inference.evaluation.statistics.roc import delong_interval
 from inference.evaluation.summary import SEED
@@ -33,7 +34,7 @@ def summarise(
 
     A pair's AUC compares p(first) / (p(first) + p(second)) on the cases of these two classes.
     """
-    predicted = [max(classes, key=lambda name: row[name]) for row in probabilities]
+    predicted = [call(classes, row) for row in probabilities]
     counts = [[sum(t == a and p == b for t, p in zip(truth, predicted, strict=True)) for b in classes] for a in classes]
     hits = [float(t == p) for t, p in zip(truth, predicted, strict=True)]
     most = Counter(truth).most_common(1)
@@ -61,6 +62,46 @@ def summarise(
     }
 
 
+def call(classes: Sequence[str], row: Mapping[str, float]) -> str:
+    """The likeliest class; of equals the first."""
+    return max(classes, key=lambda name: row[name])
+
+
+def compare(
+    classes: Sequence[str],
+    truth: Sequence[str],
+    first: Sequence[Mapping[str, float]],
+    second: Sequence[Mapping[str, float]],
+    patients: Sequence[int],
+) -> dict[str, Any]:
+    """First minus second on the same cases: accuracy (bootstrap over patients, McNemar) and each pair's AUC (DeLong).
+
+    {"accuracy": comparison, "pairs": [{"classes": [a, b], "auc": comparison}]}; see `statistics.paired`.
+    """
+    right = [[call(classes, row) == t for t, row in zip(truth, rows, strict=True)] for rows in (first, second)]
+    pairs = []
+    for a, b in combinations(classes, 2):
+        kept = [number for number, t in enumerate(truth) if t in (a, b)]
+        positive = [truth[number] == a for number in kept]
+        scores = [[_between(rows[number], a, b) for number in kept] for rows in (first, second)]
+        if min(sum(positive), len(positive) - sum(positive)) < 2:
+            found = {**undefined(f"fewer than two cases of {a} or {b}", len(kept)), "p": None}
+        else:
+            found = delong_test(positive, *scores).as_dict()
+        pairs.append({"classes": [a, b], "auc": found})
+    return {
+        "accuracy": accuracy_test(*right, list(patients), seed=SEED).as_dict()
+        if truth
+        else {**undefined("no case"), "p": None},
+        "pairs": pairs,
+    }
+
+
+def _between(row: Mapping[str, float], a: str, b: str) -> float:
+    """The score by which a pair of classes is told apart."""
+    return row[a] / (row[a] + row[b]) if row[a] + row[b] > 0 else 0.5
+
+
 def _auc(truth: Sequence[str], scores: Sequence[float], name: str) -> dict[str, Any]:
     positive = [t == name for t in truth]
     if all(positive) or not any(positive):
@@ -70,7 +111,7 @@ def _auc(truth: Sequence[str], scores: Sequence[float], name: str) -> dict[str, 
 
 def _pair(a: str, b: str, truth: Sequence[str], probabilities: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     rows = [(t, row) for t, row in zip(truth, probabilities, strict=True) if t in (a, b)]
-    scores = [row[a] / (row[a] + row[b]) if row[a] + row[b] > 0 else 0.5 for _, row in rows]
+    scores = [_between(row, a, b) for _, row in rows]
     if {t for t, _ in rows} != {a, b}:
         return undefined(f"no cases of both {a} and {b}", len(rows))
     return delong_interval([t == a for t, _ in rows], scores).as_dict()

@@ -120,6 +120,31 @@ def unit_of(entry: ReferenceLabel) -> tuple[str, int]:
     return ("patient", place.pk) if place.group is None else ("group", place.group)
 
 
+def inner_split(
+    entries: Sequence[ReferenceLabel], *, share: float, seed: int
+) -> tuple[list[ReferenceLabel], list[ReferenceLabel]]:
+    """(learn, validate): about `share` of the units of each class for early stopping, decided by the seed.
+
+    What must stay together stays together, and a class never loses its last unit to the validation.
+    """
+    of_class: dict[str, list[tuple[str, int]]] = {}
+    for entry in sorted(entries, key=lambda entry: (entry.case.name, entry.case_id)):
+        units = of_class.setdefault(entry.values["class"], [])
+        if unit_of(entry) not in units:
+            units.append(unit_of(entry))
+    random, kept, taken = np.random.default_rng(seed), set(), set()
+    for name in sorted(of_class, key=lambda name: (len(of_class[name]), name)):
+        free = [unit for unit in of_class[name] if unit not in kept | taken]
+        wanted = round(share * len(of_class[name])) - len(taken & set(of_class[name]))
+        most = len(of_class[name]) - 1 - len(taken & set(of_class[name]))
+        order = [free[place] for place in random.permutation(len(free))]
+        number = max(0, min(wanted, most, len(order)))
+        taken |= set(order[:number])
+        kept |= set(order[number:])
+    learn = [entry for entry in entries if unit_of(entry) not in taken]
+    return learn, [entry for entry in entries if unit_of(entry) in taken]
+
+
 def by_fold(entries: Sequence[ReferenceLabel]) -> list[Round]:
     """One round for each fold of the frozen cohort. Raises `TrainingError` where it has none."""
     of_fold: dict[int, list[ReferenceLabel]] = {}

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
 from django.utils import timezone
 
 from inference.errors import TrainingError
 from inference.evaluation import classification
 from inference.evaluation.statistics.interval import undefined
+from inference.evaluation.statistics.paired import holm
 from inference.imaging import preprocessing
-from inference.jobs.services import submit
 from inference.training import class_cases
 from inference.training.class_cases import Round
 from inference.training.config import TITLES, Config, check
 from inference.training.models import CrossValidation, HeldOutPrediction
-from inference.training.services import environment, find_reference
+from inference.training.services import environment, fitting_reference, queue
 from portal.accounts.models import Project, User
 from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard
 
@@ -44,11 +43,9 @@ def start(
     from inference.training.tasks import cross_validate  # the task module imports this one
 
     config = check(config)
-    reference = reference or find_reference(cohort, config["data"]["reference"])
     if config["task"] != "classification":
         raise TrainingError("Cross-validation is for classification.", "Set task to classification.")
-    if cohort.project_id != project.pk or reference.cohort_id != cohort.pk:
-        raise TrainingError("Cohort, reference standard and project do not belong together.", "Choose them anew.")
+    reference = fitting_reference(project, cohort, reference, config)
     if not cohort.frozen:
         raise TrainingError(
             f"The cohort “{cohort.name}” is not frozen, so it has no folds yet.", "Freeze it in folds on its page."
@@ -60,24 +57,10 @@ def start(
         )
     classes = class_cases.choose_classes(reference, config["data"]["structures"])
     rounds(config, cohort, class_cases.classified(reference, classes))
-    with transaction.atomic():
-        made = CrossValidation.objects.create(
-            project=project,
-            name=(name or config["name"])[:120],
-            config=config,
-            reference=reference,
-            cohort_digest=cohort.digest,
-            created_by=by,
-        )
-        made.job = submit(
-            cross_validate,
-            project=project,
-            title=f"Cross-validate {made.name} on {cohort.name}",
-            parameters={"cross_validation": made.pk},
-            by=by,
-        )
-        made.save(update_fields=["job"])
-    return made
+    made = CrossValidation(
+        project=project, name=(name or config["name"])[:120], config=config, reference=reference, created_by=by
+    )
+    return queue(made, cross_validate, f"Cross-validate {made.name} on {cohort.name}", "cross_validation")
 
 
 def rounds(config: Config, cohort: Cohort, entries: Sequence[ReferenceLabel]) -> dict[str, list[Round]]:
@@ -96,6 +79,12 @@ def rounds(config: Config, cohort: Cohort, entries: Sequence[ReferenceLabel]) ->
 def note_environment(validation: CrossValidation) -> None:
     validation.environment = environment()
     validation.save(update_fields=["environment"])
+
+
+def note_round(validation: CrossValidation, scheme: str, name: str) -> None:
+    """Say which round is under way; the ones before it are done. `finish` replaces it by the results."""
+    # An attempt that lost its job must not overwrite what another one finished.
+    CrossValidation.objects.filter(pk=validation.pk, finished_at=None).update(summary={"round": [scheme, name]})
 
 
 def folder_of(validation: CrossValidation) -> Path:
@@ -155,12 +144,13 @@ def finish(
                 "rounds": {
                     part.name: _summary(classes, [e for e in part.test if e.case_id in of_case], of_case)
                     for part in parts
-                    if scheme == "sources" and not part.problem
+                    if not part.problem
                 },
             }
         schemes[scheme] = {
             "title": SCHEMES[scheme],
             "methods": methods,
+            "against": _against(scheme, classes, parts, found),
             "rounds": [
                 {
                     "name": part.name,
@@ -192,11 +182,53 @@ def _summary(
     )
 
 
+def _against(
+    scheme: str,
+    classes: Sequence[str],
+    parts: Sequence[Round],
+    found: Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]],
+) -> dict[str, dict[str, Any]]:
+    """Network minus each baseline on the same cases, and p-values adjusted for the number of baselines (Holm).
+
+    {"folds" or name of the round: {method: comparison}}: what is compared is what one table shows, see `tables`.
+    """
+    network = found.get((scheme, "network"))
+    if not network:
+        return {}
+    groups = {part.name: part.test for part in parts if not part.problem}
+    if scheme == "folds":
+        groups = {scheme: [entry for test in groups.values() for entry in test]}
+    made: dict[str, dict[str, Any]] = {}
+    for name, entries in groups.items():
+        made[name] = {
+            method: classification.compare(
+                classes,
+                [entry.values["class"] for entry in entries],
+                [network[entry.case_id] for entry in entries],
+                [of_case[entry.case_id] for entry in entries],
+                [entry.case.cohort_patient.patient_id for entry in entries],
+            )
+            for (where, method), of_case in found.items()
+            if where == scheme and method != "network"
+        }
+        _adjust([comparison["accuracy"] for comparison in made[name].values()])
+        for place in range(len(classes) * (len(classes) - 1) // 2):
+            _adjust([comparison["pairs"][place]["auc"] for comparison in made[name].values()])
+    return made
+
+
+def _adjust(comparisons: Sequence[dict[str, Any]]) -> None:
+    tested = [entry for entry in comparisons if entry["p"] is not None]
+    for entry, value in zip(tested, holm([entry["p"] for entry in tested]), strict=True):
+        entry["p_holm"] = value
+
+
 def tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What can be compared with each other: all folds together, but each left-out source by itself.
 
     Models that learned from different sources give scores on different scales, so their cases are not pooled. Each
-    table has a title, its rounds and [(method, figures)] in a fixed order, which JSON in the database does not keep.
+    table has a title, its rounds, [(method, figures)] and [(method, network minus method)] in a fixed order, which JSON
+    in the database does not keep.
     """
     made = []
     for scheme in SCHEMES:
@@ -204,8 +236,17 @@ def tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         if not found:
             continue
         methods = [(name, found["methods"][name]) for name in TITLES if name in found["methods"]]
+        against = found.get("against", {})
         if scheme == "folds":
-            made.append({"title": found["title"], "rounds": found["rounds"], "methods": methods})
+            made.append(
+                {
+                    "scheme": scheme,
+                    "title": found["title"],
+                    "rounds": found["rounds"],
+                    "methods": methods,
+                    "against": _ordered(against.get(scheme, {})),
+                }
+            )
             continue
         for part in found["rounds"]:
             judged = [
@@ -213,8 +254,28 @@ def tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
                 for name, figures in methods
                 if not part["problem"]
             ]
-            made.append({"title": part["name"], "rounds": [part], "methods": judged})
+            compared = [
+                (method, _comparable(entry, part["unseen"]))
+                for method, entry in _ordered(against.get(part["name"], {}))
+            ]
+            made.append(
+                {"scheme": scheme, "title": part["name"], "rounds": [part], "methods": judged, "against": compared}
+            )
     return made
+
+
+def _ordered(of_method: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(name, of_method[name]) for name in TITLES if name in of_method]
+
+
+def _comparable(comparison: dict[str, Any], unseen: Sequence[str]) -> dict[str, Any]:
+    pairs = [
+        {**pair, "auc": {**undefined(f"{name} was never seen in training"), "p": None}}
+        if (name := next((name for name in pair["classes"] if name in unseen), ""))
+        else pair
+        for pair in comparison["pairs"]
+    ]
+    return {**comparison, "pairs": pairs}
 
 
 def _of_learned(figures: dict[str, Any], unseen: Sequence[str]) -> dict[str, Any]:
@@ -239,5 +300,5 @@ def report(validation: CrossValidation) -> dict[str, Any]:
         "name": validation.name,
         "cohort": validation.reference.cohort.name,
         "reference": str(validation.reference),
-        **validation.summary,
+        **(validation.summary if validation.finished_at else {}),
     }

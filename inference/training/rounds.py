@@ -4,17 +4,18 @@ cases, which it has not seen. No database.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from inference.imaging import handcrafted
-from inference.training import classifier, heads
+from inference.training import class_cases, classifier, heads
 from inference.training.class_cases import ClassifiedCase, Round
 from inference.training.config import TITLES, Config
 from inference.training.fit import Watcher, use_all_cores
 
+INNER_SHARE = 0.2  # of a round's training patients, on whom early stopping looks
 Found = dict[tuple[str, str], dict[int, dict[str, float]]]
 
 
@@ -26,8 +27,12 @@ def held_out(
     *,
     folder: Path,
     watcher: Watcher,
+    began: Callable[[str, str], None] = lambda scheme, name: None,
 ) -> Found:
-    """(scheme, method) → case id → class → probability. Rounds with a problem are left out. Raises `TrainingError`."""
+    """(scheme, method) → case id → class → probability. Rounds with a problem are left out. Raises `TrainingError`.
+
+    began: called with scheme and name as each round begins.
+    """
     use_all_cores()
     baselines = config["cross_validation"]["baselines"]
     features = {}
@@ -40,10 +45,11 @@ def held_out(
     found: Found = {}
     for number, (scheme, part) in enumerate(work):
         watch = _Part(watcher, 0.1 + 0.9 * number / len(work), 0.9 / len(work), f"{part.name}, {scheme}")
+        began(scheme, part.name)
         training = [entry.case_id for entry in part.training]
         test = [entry.case_id for entry in part.test]
         share = _Part(watch, 0, 0.6 if baselines else 1, "network")
-        answers = {"network": _network(config, classes, images, training, test, folder, f"{scheme}-{part.name}", share)}
+        answers = {"network": _network(config, classes, images, part, folder, f"{scheme}-{part.name}", share)}
         x, y = None, np.array([images[case].number for case in training])
         for place, method in enumerate(baselines):
             watch.check()
@@ -64,18 +70,30 @@ def _network(
     config: Config,
     classes: Sequence[str],
     images: Mapping[int, ClassifiedCase],
-    training: Sequence[int],
-    test: Sequence[int],
+    part: Round,
     folder: Path,
     name: str,
     watcher: Watcher,
 ) -> np.ndarray:
     kept = folder.parent / "features"
-    frozen = config["training"]["strategy"] == "frozen"
+    settings = config["training"]
+    frozen = settings["strategy"] == "frozen"
+    learn, validate = part.training, []
+    if settings["early_stopping"] and not frozen:
+        # The patients of the test side must not decide when training ends.
+        learn, validate = class_cases.inner_split(part.training, share=INNER_SHARE, seed=settings["seed"])
+        watcher.log(f"early stopping looks at {len(validate)} of the {len(part.training)} training cases")
     made = classifier.train(
-        config, classes, [images[case] for case in training], [], folder / name.replace("/", "_"), kept, watcher
+        config,
+        classes,
+        [images[entry.case_id] for entry in learn],
+        [images[entry.case_id] for entry in validate],
+        folder / name.replace("/", "_"),
+        kept,
+        watcher,
     )
-    return classifier.predict(made.network, [images[case] for case in test], config, kept if frozen else None, watcher)
+    test = [images[entry.case_id] for entry in part.test]
+    return classifier.predict(made.network, test, config, kept if frozen else None, watcher)
 
 
 class _Part:

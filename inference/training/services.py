@@ -8,7 +8,7 @@ import platform
 import subprocess
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.conf import settings
 from django.db import transaction
@@ -17,12 +17,13 @@ from inference.errors import TrainingError
 from inference.evaluation.statistics.bootstrap import bootstrap_mean
 from inference.evaluation.statistics.interval import undefined
 from inference.jobs.services import submit
+from inference.jobs.task import JobTask
 from inference.registry import bundle
 from inference.registry import services as registry
 from inference.registry.models import ModelVersion
 from inference.training import cases, class_cases
 from inference.training.config import Config, check
-from inference.training.models import TrainingRun
+from inference.training.models import CrossValidation, TrainingRun
 from portal.accounts.models import Project, User
 from studies.cohorts.models import Cohort, ReferenceStandard, Split
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # torch and Lightning take seconds to load; pages that start 
     from inference.training.fit import Trained
 
 logger = logging.getLogger(__name__)
+Queued = TypeVar("Queued", TrainingRun, CrossValidation)
 
 
 def find_cohort(project: Project, name: str) -> Cohort:
@@ -75,9 +77,7 @@ def start(
     from inference.training.tasks import train  # the task module imports this one
 
     config = check(config)
-    reference = reference or find_reference(cohort, config["data"]["reference"])
-    if cohort.project_id != project.pk or reference.cohort_id != cohort.pk:
-        raise TrainingError("Cohort, reference standard and project do not belong together.", "Choose them anew.")
+    reference = fitting_reference(project, cohort, reference, config)
     cases.find_cohort(cohort)
     if config["task"] == "classification":
         classes = class_cases.choose_classes(reference, config["data"]["structures"])
@@ -90,24 +90,30 @@ def start(
             f"The reference standard “{reference}” has no {what} for a training patient of “{cohort.name}”.",
             "Choose another reference standard, or freeze the cohort with another seed.",
         )
+    run = TrainingRun(
+        project=project, name=(name or config["name"])[:120], config=config, reference=reference, created_by=by
+    )
+    return queue(run, train, f"Train {run.name} on {cohort.name}", "training_run")
+
+
+def fitting_reference(
+    project: Project, cohort: Cohort, reference: ReferenceStandard | None, config: Config
+) -> ReferenceStandard:
+    """The reference standard, or the one that the configuration names. Raises `TrainingError` where it does not fit."""
+    reference = reference or find_reference(cohort, config["data"]["reference"])
+    if cohort.project_id != project.pk or reference.cohort_id != cohort.pk:
+        raise TrainingError("Cohort, reference standard and project do not belong together.", "Choose them anew.")
+    return reference
+
+
+def queue(made: Queued, task: JobTask, title: str, key: str) -> Queued:
+    """Write a run or a cross-validation down together with its job, which gets its number under `key`."""
+    made.cohort_digest = made.reference.cohort.digest
     with transaction.atomic():
-        run = TrainingRun.objects.create(
-            project=project,
-            name=(name or config["name"])[:120],
-            config=config,
-            reference=reference,
-            cohort_digest=cohort.digest,
-            created_by=by,
-        )
-        run.job = submit(
-            train,
-            project=project,
-            title=f"Train {run.name} on {cohort.name}",
-            parameters={"training_run": run.pk},
-            by=by,
-        )
-        run.save(update_fields=["job"])
-    return run
+        made.save()
+        made.job = submit(task, project=made.project, title=title, parameters={key: made.pk}, by=made.created_by)
+        made.save(update_fields=["job"])
+    return made
 
 
 def folder_of(run: TrainingRun) -> Path:

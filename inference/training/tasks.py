@@ -108,7 +108,15 @@ def cross_validate(run: Run) -> dict[str, Any]:
     if confounding.get("warning"):
         run.log(confounding["warning"], "warning")
     images = _load_images(run, entries, config, classes)
-    found = held_out(config, classes, made, images, folder=crossvalidation.folder_of(validation), watcher=run)
+    found = held_out(
+        config,
+        classes,
+        made,
+        images,
+        folder=crossvalidation.folder_of(validation),
+        watcher=run,
+        began=lambda scheme, name: crossvalidation.note_round(validation, scheme, name),
+    )
     with run.owned():
         crossvalidation.finish(
             validation,

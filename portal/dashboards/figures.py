@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inference.evaluation.statistics import operating
+
 # Below this number of cases the matrix says "insufficient data" instead of an estimate.
 NEEDS = 10
 
@@ -59,17 +61,7 @@ def roc_points(truth: list[bool], scores: list[float]) -> tuple[list[float], lis
     Starts at (0, 0) with an infinite threshold; equal scores make one step. Raises ValueError unless both classes
     are there.
     """
-    positives, negatives = sum(truth), len(truth) - sum(truth)
-    if not positives or not negatives:
-        raise ValueError("The curve needs positive and negative cases")
-    pairs = sorted(zip(scores, truth, strict=True), key=lambda pair: -pair[0])
-    x, y, thresholds = [0.0], [0.0], [float("inf")]
-    found = false = 0
-    for place, (score, positive) in enumerate(pairs):
-        found += positive
-        false += not positive
-        if place + 1 == len(pairs) or pairs[place + 1][0] != score:
-            x.append(false / negatives)
-            y.append(found / positives)
-            thresholds.append(score)
-    return x, y, thresholds
+    points = operating.curve(truth, scores)
+    x = [point.fp / (point.fp + point.tn) for point in points]
+    y = [point.tp / (point.tp + point.fn) for point in points]
+    return [0.0, *x], [0.0, *y], [float("inf"), *(point.threshold for point in points)]

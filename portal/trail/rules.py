@@ -32,6 +32,7 @@ MODEL = Subject("registry.Model", "project_id")
 VERSION = Subject("registry.ModelVersion", "model__project_id")
 PREDICTION = Subject("prediction.Prediction", "study__project_id", "study__patient_id")
 EVALUATION = Subject("evaluation.Evaluation", "version__model__project_id")
+CROSS_VALIDATION = Subject("training.CrossValidation", "project_id")
 TRAINING = Subject("training.TrainingRun", "project_id")
 PROJECT = Subject("accounts.Project", "pk", argument="slug", field="slug")
 USER = Subject("accounts.User")
@@ -69,7 +70,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["campaigns", "my_reading", "models", "jobs", "evaluations", "upload"], LIST),
     **dict.fromkeys(["api_study-list", "api_series-list", "api_refusal-list", "api_cohort-list"], LIST),
     **dict.fromkeys(["api_reference-list", "api_job-list", "api_model-list", "api_version-list"], LIST),
-    **dict.fromkeys(["api_training_run-list", "api_prediction-list", "api_evaluation-list"], LIST),
+    **dict.fromkeys(
+        ["api_training_run-list", "api_cross_validation-list", "api_prediction-list", "api_evaluation-list"], LIST
+    ),
     "api_campaign-list": LIST,
     # Images
     "study": Rule("study.view", STUDY),
@@ -162,6 +165,7 @@ RULES: dict[str, Rule] = {
     "roll_back": by_service("version.roll_back", MODEL),
     **dict.fromkeys(["production", "api_model-production"], LIST),
     "api_training_run-detail": Rule("job.view", TRAINING, READ_SECONDS),
+    "api_cross_validation-detail": Rule("job.view", CROSS_VALIDATION, READ_SECONDS),
     **dict.fromkeys(["promote", "api_version-promote"], by_service("version.promote", VERSION)),
     **dict.fromkeys(["job", "api_job-detail", "api_job-metrics"], Rule("job.view", JOB, READ_SECONDS)),
     **dict.fromkeys(["job_log", "api_job-log"], Rule("job.log", JOB, READ_SECONDS)),

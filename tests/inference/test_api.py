@@ -10,6 +10,8 @@ from inference.jobs.models import Job
 from inference.training.models import TrainingRun
 from portal.accounts.models import Role
 from tests.factories import ProjectFactory, member
+from tests.inference.class_factory import CONFIG as SHAPES
+from tests.inference.class_factory import shape_cohort
 from tests.inference.models_factory import CONFIG, ball_cohort, threshold_version
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("media", "broker")]
@@ -136,3 +138,25 @@ def test_lists_need_few_queries(world, run_job, django_assert_max_num_queries):
     for url in ("/api/evaluations/", "/api/versions/", "/api/models/", "/api/training-runs/", "/api/predictions/"):
         with django_assert_max_num_queries(8):  # one of them writes the audit trail
             assert client.get(url).status_code == 200
+
+
+def test_a_cross_validation_is_started_by_configuration_or_without_one(client):
+    project = ProjectFactory()
+    cohort, reference = shape_cohort(project, 8, folds=2, fractions={})
+    client.force_login(member(project, Role.ENGINEER))
+    body = {"project": project.slug, "cohort": cohort.pk}
+    plain = post(client, "/api/cross-validations/", {**body, "name": "contest"})
+    assert plain.status_code == 201, plain.json()
+    made = plain.json()
+    assert (made["state"], made["reference"], made["name"]) == ("queued", reference.pk, "contest")
+    assert made["config"]["cross_validation"]["baselines"] == ["logistic_regression", "svm", "random_forest", "sparse"]
+    given = post(client, "/api/cross-validations/", {**body, "config": SHAPES})
+    assert given.json()["config"]["cross_validation"]["baselines"] == []
+    both = post(client, "/api/cross-validations/", {**body, "config": SHAPES, "toml": "name = 'x'"})
+    assert both.status_code == 400
+    assert len(client.get("/api/cross-validations/").json()["results"]) == 2
+    detail = client.get(f"/api/cross-validations/{made['id']}/").json()
+    assert detail["report"]["cohort"] == cohort.name
+    shares, _ = shape_cohort(ProjectFactory(), 4)
+    foreign = post(client, "/api/cross-validations/", {**body, "cohort": shares.pk})
+    assert foreign.status_code == 404

@@ -12,7 +12,7 @@ from inference.evaluation import services as evaluation_services
 from inference.networks import adaptation, table, weights
 from inference.prediction.models import Prediction
 from inference.registry.services import open_bundle
-from inference.training import class_cases, config, crossvalidation, services
+from inference.training import class_cases, config, crossvalidation, services, traditional
 from inference.training.models import HeldOutPrediction
 from tests.factories import ProjectFactory
 from tests.inference.class_factory import CLASSES, CONFIG, shape_cohort
@@ -140,6 +140,14 @@ def test_cross_validation_judges_every_case_once_by_a_model_that_never_saw_its_p
     for part in class_cases.by_fold(list(entries.values())):
         assert not {class_cases.unit_of(e) for e in part.training} & {class_cases.unit_of(e) for e in part.test}
     assert [part["name"] for part in made.summary["schemes"]["sources"]["rounds"]] == ["without East", "without West"]
+    against = made.summary["schemes"]["folds"]["against"]["folds"]
+    methods = made.summary["schemes"]["folds"]["methods"]
+    for method in ("logistic_regression", "svm", "random_forest", "sparse"):
+        gained = methods["network"]["accuracy"]["estimate"] - methods[method]["accuracy"]["estimate"]
+        assert against[method]["accuracy"]["estimate"] == pytest.approx(gained)
+        assert against[method]["accuracy"]["p"] <= against[method]["accuracy"]["p_holm"] <= 1
+    assert set(made.summary["schemes"]["sources"]["against"]) == {"without East", "without West"}
+    assert sum(part["n"] for part in methods["svm"]["rounds"].values()) == 16
     assert made.summary["confounding"]["cramers_v"] == pytest.approx(0, abs=1e-9)
     assert made.summary["confounding"]["warning"] == ""
 
@@ -172,3 +180,49 @@ def test_what_cannot_be_cross_validated_is_refused_in_words():
         config.check({**CONFIG, "cross_validation": {"baselines": ["forest"]}})
     with pytest.raises(ConfigError, match=r"cross_validation\.source: missing"):
         config.check({**CONFIG, "cross_validation": {"schemes": ["sources"]}})
+
+
+def test_early_stopping_inside_a_round_looks_at_training_patients_only(run_job):
+    project = ProjectFactory()
+    cohort, _ = shape_cohort(project, 16, folds=2, fractions={})
+    made = crossvalidation.start(project=project, config=changed(early_stopping=2, epochs=60), cohort=cohort, by=None)
+    job = run_job(made.job)
+    assert job.state == "succeeded", job.cause
+    lines = list(job.log.values_list("text", flat=True))
+    assert sum("early stopping looks at 2 of the 8 training cases" in line for line in lines) == 2
+    assert any("validation AUC" in line for line in lines)
+    assert not any("Epoch 60:" in line for line in lines)
+
+
+def test_the_inner_validation_shares_no_patient_and_leaves_every_class_to_learn_from():
+    project = ProjectFactory()
+    _, reference = shape_cohort(project, 15, classes=lambda seed: "bar" if seed % 5 == 0 else "disc")
+    entries = class_cases.classified(reference, CLASSES)
+    assert [entry.values["class"] for entry in entries].count("bar") == 3
+    for seed in range(20):
+        learn, validate = class_cases.inner_split(entries, share=0.2, seed=seed)
+        assert not {class_cases.unit_of(e) for e in learn} & {class_cases.unit_of(e) for e in validate}
+        assert {entry.case_id for entry in learn + validate} == {entry.case_id for entry in entries}
+        assert {entry.values["class"] for entry in learn} == set(CLASSES)
+        assert [entry.values["class"] for entry in validate].count("disc") == 2
+        assert (learn, validate) == class_cases.inner_split(entries, share=0.2, seed=seed)
+    only, none = class_cases.inner_split(entries[:1], share=0.5, seed=0)
+    assert (len(only), none) == (1, [])
+
+
+def test_deep_learning_against_traditional_needs_no_configuration():
+    project = ProjectFactory()
+    cohort, reference = shape_cohort(project, 12, maker=lambda seed: ("East", "West")[seed % 2], folds=3, fractions={})
+    made = traditional.configuration(cohort, reference)
+    assert made["cross_validation"] == {
+        "schemes": ["folds", "sources"],
+        "source": "manufacturer",
+        "baselines": ["logistic_regression", "svm", "random_forest", "sparse"],
+    }
+    assert (made["network"]["name"], made["training"]["strategy"]) == ("efficientnet_lite0", "frozen")
+    like = traditional.configuration(cohort, reference, like=config.check(CONFIG))
+    assert (like["network"]["name"], like["training"]["early_stopping"]) == ("cnn", traditional.INNER_WAIT)
+    assert config.check(like) == like
+    shares, of_shares = shape_cohort(ProjectFactory(), 12)
+    with pytest.raises(TrainingError, match="frozen in shares, not in folds"):
+        traditional.configuration(shares, of_shares)
