@@ -46,3 +46,7 @@ class PredictionError(InferenceError):
 
 class EvaluationError(InferenceError):
     """A version cannot be evaluated on this cohort."""
+
+
+class ExplanationError(InferenceError):
+    """What a model looked at cannot be shown in the way that was asked for."""

@@ -89,6 +89,17 @@ def to_size(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
+def fitted(volume: Volume, size: Sequence[int]) -> Volume:
+    """`to_size` with the place in the patient: the voxels that a network of fixed input size sees."""
+    offsets = [
+        (have - want) // 2 if have > want else -((want - have) // 2)
+        for have, want in zip(volume.shape, size, strict=True)
+    ]
+    moved = np.asarray(volume.direction) @ (np.asarray(offsets, dtype=float) * np.asarray(volume.spacing))[::-1]
+    origin = tuple(float(v) for v in np.asarray(volume.origin) + moved)
+    return Volume(to_size(volume.array, size), volume.spacing, origin, volume.direction)  # type: ignore[arg-type]
+
+
 def resample_channels(channels: np.ndarray, source: Volume, target: Volume, *, outside: Sequence[float]) -> np.ndarray:
     """Take channels from the grid of `source` to the grid of `target`.
 

@@ -44,7 +44,7 @@ class DarkCovidNet(nn.Module):
         self.classifier = nn.Sequential(nn.Linear(outputs * last_side(size) ** 2, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x).flatten(1))
+        return self.classifier(self.pool(self.features(x)).flatten(1))
 
 
 def last_side(size: int) -> int:
