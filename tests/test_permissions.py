@@ -265,6 +265,8 @@ def build() -> SimpleNamespace:
                 "cohort": cohort.pk,
                 "config": {"name": "x"},
             },
+            "job_priority": {"priority": "urgent"},
+            "api_job-priority": {"priority": "urgent"},
             "api_prediction-run": {"version": version.pk, "studies": [study.pk]},
             "api_evaluation-list": {"version": version.pk, "cohort": cohort.pk, "reference": reference.pk},
             "api_version-promote": {"to": "validated", "reason": "because it is good"},

@@ -39,6 +39,7 @@ SHORT = {
     "JOB_HEARTBEAT_SECONDS": "0.4",
     "JOB_REAP_SECONDS": "1",
     "JOB_RESEND_SECONDS": "2",
+    "JOB_HARD_LIMIT_SECONDS": "1",
 }
 
 

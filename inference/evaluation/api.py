@@ -9,6 +9,8 @@ from rest_framework.response import Response
 
 from inference.evaluation import services
 from inference.evaluation.models import Evaluation
+from inference.jobs.api import PriorityField
+from inference.jobs.models import Job
 from inference.rest import SplitField, find_cohort, find_reference, find_version, need, refusals, user_of
 from portal.accounts.permissions import Action
 
@@ -30,6 +32,7 @@ class StartEvaluationSerializer(serializers.Serializer):
     cohort = serializers.IntegerField()
     reference = serializers.IntegerField(required=False, allow_null=True, help_text="The newest where left out")
     split = SplitField(required=False, default="test")
+    priority = PriorityField(required=False, default=Job.Priority.NORMAL)
 
 
 class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
@@ -67,5 +70,12 @@ class EvaluationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewse
         need(request, Action.RUN, version.model.project)
         split = "" if values["split"] == "all" else values["split"]
         with refusals():
-            evaluation = services.start(version, cohort, reference=reference, split=split, by=user_of(request))
+            evaluation = services.start(
+                version,
+                cohort,
+                reference=reference,
+                split=split,
+                by=user_of(request),
+                priority=values["priority"],
+            )
         return Response(EvaluationSerializer(evaluation).data, status=201)

@@ -12,6 +12,7 @@ from django.utils import timezone
 from inference.errors import EvaluationError
 from inference.evaluation import classification, overlap, summary
 from inference.evaluation.models import CaseResult, Evaluation
+from inference.jobs.models import Job
 from inference.jobs.services import submit
 from inference.prediction.models import Prediction
 from inference.registry.models import ModelVersion
@@ -30,6 +31,7 @@ def start(
     *,
     reference: ReferenceStandard | None = None,
     split: str = Split.TEST,
+    priority: int = Job.Priority.NORMAL,
     by: User | None,
 ) -> Evaluation:
     """Write an evaluation down and queue its job. `split` empty means every case. Raises `EvaluationError`."""
@@ -64,6 +66,7 @@ def start(
             title=f"Evaluate {version} on {cohort.name}" + (f" ({split})" if split else ""),
             parameters={"evaluation": evaluation.pk},
             by=by,
+            priority=priority,
         )
         evaluation.save(update_fields=["job"])
     return evaluation

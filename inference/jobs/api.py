@@ -6,6 +6,8 @@ Whoever sees a project sees its jobs. Cancelling, retrying and reading the log n
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 from rest_framework import mixins, serializers, viewsets
 from rest_framework.decorators import action
@@ -16,6 +18,7 @@ from rest_framework.response import Response
 from inference.jobs import services
 from inference.jobs.errors import IllegalTransition
 from inference.jobs.models import Job, JobLogLine, JobMetric
+from inference.jobs.order import places
 from inference.rest import user_of
 from portal.accounts.permissions import Action, may
 
@@ -27,23 +30,47 @@ class Conflict(APIException):
     default_code = "conflict"
 
 
+class PriorityField(serializers.ChoiceField):
+    """`low`, `normal` or `urgent`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(choices=[priority.name.lower() for priority in Job.Priority], **kwargs)
+
+    def to_internal_value(self, data: Any) -> Job.Priority:
+        return Job.Priority[super().to_internal_value(data).upper()]
+
+    def to_representation(self, value: int) -> str:
+        return Job.Priority(value).name.lower()
+
+
+class PrioritySerializer(serializers.Serializer):
+    priority = PriorityField()
+
+
 class JobSerializer(serializers.ModelSerializer):
     project: serializers.SlugRelatedField = serializers.SlugRelatedField(read_only=True, slug_field="slug")
     created_by: serializers.SlugRelatedField = serializers.SlugRelatedField(read_only=True, slug_field="username")
     seconds_left = serializers.FloatField(read_only=True, allow_null=True)
+    priority = PriorityField(read_only=True)
     position = serializers.SerializerMethodField()
 
     class Meta:
         model = Job
         fields = [
-            "id", "project", "task", "title", "queue", "state", "position", "attempt", "max_attempts", "worker",
-            "cancel_requested", "progress", "progress_text", "seconds_left", "error_class", "cause", "next_step",
-            "parameters", "result", "created_by", "created_at", "started_at", "finished_at",
+            "id", "project", "task", "title", "queue", "priority", "state", "position", "attempt", "max_attempts",
+            "worker", "cancel_requested", "progress", "progress_text", "seconds_left", "error_class", "cause",
+            "next_step", "parameters", "result", "memory", "created_by", "created_at", "queued_at", "started_at",
+            "finished_at",
         ]  # fmt: skip
 
     def get_position(self, job: Job) -> int | None:
         """Place in the queue, 1 is next; null where the job does not wait."""
-        return services.position(job) if job.state == Job.State.QUEUED else None
+        if job.state != Job.State.QUEUED:
+            return None
+        known: dict[str, dict[int, int]] = self.context.setdefault("places", {})
+        if job.queue not in known:
+            known[job.queue] = places(job.queue)
+        return known[job.queue].get(job.pk)
 
 
 class JobLogLineSerializer(serializers.ModelSerializer):
@@ -97,6 +124,14 @@ class JobViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Gene
     def retry(self, request: Request, pk: str) -> Response:
         """Queue a failed or cancelled job again. 409 in any other state."""
         return self._change(services.retry)
+
+    @action(detail=True, methods=["post"], serializer_class=PrioritySerializer)
+    def priority(self, request: Request, pk: str) -> Response:
+        """Give a queued job another priority. 409 where it does not wait any more."""
+        self._job_to_run()
+        asked = PrioritySerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        return self._change(partial(services.prioritise, priority=asked.validated_data["priority"]))
 
     @action(detail=True, serializer_class=JobLogLineSerializer, pagination_class=None)
     def log(self, request: Request, pk: str) -> Response:

@@ -7,17 +7,21 @@ import re
 import traceback
 from dataclasses import dataclass
 
-from celery.exceptions import SoftTimeLimitExceeded
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import Error as DatabaseError
 from django.db.models import F, Value
 from django.db.models.functions import Length, Replace, StrIndex
 
+from inference.jobs.durations import duration
 from inference.jobs.errors import JobError
 from studies.models import Patient
 
 SHORTEST_IDENTITY = 4  # a patient ID of three characters would blank out half of a traceback
-OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|cannot allocate memory|can't allocate memory", re.I)
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|not enough memory|cannot allocate memory|can't allocate memory|STATUS_ALLOC_FAILED", re.I
+)
+ON_A_CARD = re.compile(r"\b(cuda|cudnn|cublas|hip|rocm|xpu|mps)|CUBLAS_|CUDNN_", re.I)
+LESS_MEMORY = "Use a smaller patch or batch, close other jobs on this machine, or run it on a larger one."
 
 
 @dataclass(frozen=True)
@@ -34,22 +38,10 @@ def explain(error: BaseException, *, project_id: int) -> Failure:
     cause, next_step = getattr(error, "cause", ""), getattr(error, "next_step", "")
     if isinstance(error, JobError) or (isinstance(cause, str) and isinstance(next_step, str) and cause):
         return Failure(name, cause, next_step)  # the house's own errors come with words
-    if isinstance(error, SoftTimeLimitExceeded):
-        return Failure(
-            "TimeLimitReached",
-            "The job took longer than its time limit.",
-            "Give it less to do (fewer studies, fewer epochs), or ask the administrator to raise the limit.",
-        )
     trace = without_identity(trace_of(error), project_id)
     if is_out_of_memory(error):
-        device = "graphics card" if "cuda" in f"{type(error).__module__} {error}".lower() else "machine"
-        return Failure(
-            name,
-            f"The {device} ran out of memory.",
-            "Use a smaller patch or batch, close other jobs on this machine, or run it on a larger one.",
-            trace,
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(name, f"The {short_device(error)} ran out of memory.", LESS_MEMORY, trace)
+    if is_disk_full(error):
         return Failure(
             name, "The disk is full.", "Free space in the portal's data folder, then run the job again.", trace
         )
@@ -69,12 +61,37 @@ def explain(error: BaseException, *, project_id: int) -> Failure:
     )
 
 
+def too_long(time_limit: float | None) -> Failure:
+    return Failure(
+        "TimeLimitReached",
+        f"The job took longer than its time limit of {duration(time_limit or 0)}.",
+        "Give it less to do (fewer studies, fewer epochs), or ask the administrator to raise the limit.",
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
+    """Also of a graphics card of any make: torch raises `OutOfMemoryError` for all, its libraries a RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+
+
+def short_device(error: BaseException) -> str:
+    """Whose memory an out-of-memory error means: that of the graphics card, or of the machine."""
+    card = type(error).__name__ == "OutOfMemoryError" or ON_A_CARD.search(str(error)) is not None
+    return "graphics card" if card else "machine"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Full, over a quota, or over the largest size of a file that this process may write."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
 
 
 def message_of(error: BaseException) -> str:

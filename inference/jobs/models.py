@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from django.conf import settings
 from django.db import models
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from portal.accounts.models import Project, User
@@ -33,18 +34,28 @@ class Job(models.Model):
         INFER = "infer"
         TRAIN = "train"
 
+    class Priority(models.IntegerChoices):
+        """How urgent; one step more for every `JOB_AGEING_SECONDS` in vain (`inference.jobs.order`)."""
+
+        LOW = 0, "Low"
+        NORMAL = 1, "Normal"
+        URGENT = 2, "Urgent"
+
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="jobs")
     task = models.CharField(max_length=120, help_text="Registered task name")
     title = models.CharField(max_length=200, help_text="What people read; no identity")
     queue = models.CharField(max_length=10, choices=Queue.choices)
     parameters = models.JSONField(default=dict, blank=True, help_text="Primary keys and plain settings")
+    priority = models.PositiveSmallIntegerField(choices=Priority.choices, default=Priority.NORMAL)
     state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
+    queued_at = models.DateTimeField(db_default=Now(), help_text="Waits since; a lost attempt keeps its place")
     attempt = models.PositiveSmallIntegerField(default=0)
     max_attempts = models.PositiveSmallIntegerField(default=3)
     attempts_before_retry = models.PositiveSmallIntegerField(default=0, help_text="Attempts that no longer count")
     enqueued_at = models.DateTimeField(null=True, blank=True, help_text="Last handed to the broker")
     claim = models.UUIDField(null=True, blank=True, help_text="Token of the attempt that may write")
     worker = models.CharField(max_length=120, blank=True)
+    memory = models.BigIntegerField(null=True, blank=True, help_text="Most bytes that its process was seen to hold")
     lease_until = models.DateTimeField(null=True, blank=True)
     cancel_requested = models.BooleanField(default=False)
     progress = models.FloatField(default=0, help_text="0 to 1")
@@ -65,12 +76,15 @@ class Job(models.Model):
         indexes = [
             models.Index(fields=["state", "lease_until"]),
             models.Index(fields=["project", "-id"]),
+            models.Index(fields=["queue", "queued_at"], condition=models.Q(state="queued"), name="job_waiting"),
+            models.Index(fields=["queue", "finished_at"], name="job_served"),
         ]
         constraints = [
             models.CheckConstraint(
                 condition=models.Q(state__in=["queued", "running", "succeeded", "failed", "cancelled"]),
                 name="job_state_known",
             ),
+            models.CheckConstraint(condition=models.Q(priority__in=[0, 1, 2]), name="job_priority_known"),
             models.CheckConstraint(
                 condition=~models.Q(state="running") | models.Q(claim__isnull=False, lease_until__isnull=False),
                 name="running_job_has_lease",
@@ -91,6 +105,10 @@ class Job(models.Model):
     @property
     def is_retryable(self) -> bool:
         return self.state in (self.State.FAILED, self.State.CANCELLED)
+
+    @property
+    def can_change_priority(self) -> bool:
+        return self.state == self.State.QUEUED
 
     @property
     def attempts_left(self) -> int:

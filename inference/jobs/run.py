@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 import uuid
@@ -11,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connection
 
-from inference.jobs import services
+from inference.jobs import failures, services
 from inference.jobs.errors import Cancelled, LeaseLost, TimeLimitReached
-from inference.jobs.failures import explain
 from inference.jobs.models import Job
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Run:
         self.finished = False
         self._deadline = None if time_limit is None else time.monotonic() + time_limit
         self._time_limit = time_limit
-        self._heartbeat = Heartbeat(job.pk, job.claim)
+        self._heartbeat = Heartbeat(job.pk, job.claim, time_limit=time_limit)
         self._progress_at = self._looked_at = -PROGRESS_INTERVAL - LOOK_INTERVAL
 
     @property
@@ -67,10 +68,8 @@ class Run:
         """Call it often. Raises Cancelled, LeaseLost or TimeLimitReached where the attempt has to stop."""
         now = time.monotonic()
         if self._deadline is not None and now > self._deadline:
-            raise TimeLimitReached(
-                f"The job took longer than its time limit of {duration(self._time_limit or 0)}.",
-                "Give it less to do (fewer studies, fewer epochs), or ask the administrator to raise the limit.",
-            )
+            told = failures.too_long(self._time_limit)
+            raise TimeLimitReached(told.cause, told.next_step)
         if now - self._looked_at >= LOOK_INTERVAL:
             self._looked_at = now
             row = Job.objects.filter(pk=self.job.pk, claim=self.claim, state=Job.State.RUNNING)
@@ -103,18 +102,30 @@ class Run:
 
 
 class Heartbeat(threading.Thread):
-    """Renews the lease on a database connection of its own, also while the body sits in one long call."""
+    """Renews the lease on a database connection of its own, also while the body sits in one long call.
 
-    def __init__(self, job_id: int, claim: uuid.UUID) -> None:
+    A body that does not look up for `JOB_HARD_LIMIT_SECONDS` after its time limit cannot be stopped in any other way
+    than with its process: the job fails by name, then the process is killed.
+    """
+
+    def __init__(self, job_id: int, claim: uuid.UUID, *, time_limit: float | None = None) -> None:
         super().__init__(name=f"heartbeat of job {job_id}", daemon=True)
         self.job_id, self.claim = job_id, claim
         self.lost, self.cancel_requested, self.over = threading.Event(), threading.Event(), threading.Event()
+        self._time_limit = time_limit
+        self._kill_at = None if time_limit is None else time.monotonic() + time_limit + settings.JOB_HARD_LIMIT_SECONDS
 
     def run(self) -> None:
+        process = psutil.Process()
         try:
             while not self.over.wait(settings.JOB_HEARTBEAT_SECONDS):
                 try:
-                    cancel_requested = services.renew(self.job_id, self.claim)
+                    if self._kill_at is not None and time.monotonic() > self._kill_at:
+                        self._kill()
+                    cancel_requested = services.renew(self.job_id, self.claim, memory=process.memory_info().rss)
+                except LeaseLost:
+                    self.lost.set()
+                    return
                 except DatabaseError as error:  # try again: the lease is longer than a short outage
                     logger.warning("job %s: heartbeat failed (%s)", self.job_id, type(error).__name__)
                     connection.close()
@@ -127,15 +138,15 @@ class Heartbeat(threading.Thread):
         finally:
             connection.close()
 
+    def _kill(self) -> None:
+        services.fail(self.job_id, self.claim, failures.too_long(self._time_limit))
+        if not self.over.is_set():
+            logger.error("job %s does not look up after its time limit; its process is killed", self.job_id)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def execute(
-    job_id: int, body: Callable[[Run], dict[str, Any] | None], *, worker: str, time_limit: float | None = None
-) -> None:
-    """Claim the job, run `body` once and write how it ended. Without a claim nothing happens."""
-    job = services.claim(job_id, worker=f"{worker} pid {os.getpid()}")
-    if job is None:
-        logger.info("job %s: nothing to claim, delivery ignored", job_id)
-        return
+
+def execute(job: Job, body: Callable[[Run], dict[str, Any] | None], *, time_limit: float | None = None) -> None:
+    """Run `body` once for a job that was claimed, and write how it ended."""
     run = Run(job, time_limit=time_limit)
     logger.info("job %s: attempt %s of %s starts", job.pk, job.attempt, job.task)
     run._heartbeat.start()
@@ -165,18 +176,9 @@ def _run_body(run: Run, body: Callable[[Run], dict[str, Any] | None]) -> None:
         connection.close()
         services.release(job.pk, run.claim, "The connection to the database broke")
     except Exception as error:
-        failure = explain(error, project_id=job.project_id)
+        failure = failures.explain(error, project_id=job.project_id)
         logger.error("job %s failed: %s", job.pk, failure.error_class)
         services.fail(job.pk, run.claim, failure)
     except BaseException:
         services.release(job.pk, run.claim, "The worker was stopped")
         raise
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `2 h 5 min`."""
-    seconds = round(seconds)
-    if seconds < 90:
-        return f"{seconds} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{minutes} min" if not hours else f"{hours} h {minutes} min"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,12 @@ from celery import current_app
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Greatest, Now
 from kombu.exceptions import ChannelError, OperationalError
 
+from inference.jobs import order
 from inference.jobs.errors import IllegalTransition, LeaseLost
-from inference.jobs.failures import Failure
+from inference.jobs.failures import LESS_MEMORY, Failure
 from inference.jobs.models import Job, JobLogLine, JobMetric
 from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
@@ -41,10 +42,19 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     State.CANCELLED: frozenset({State.QUEUED}),
     State.SUCCEEDED: frozenset(),
 }
+NEXT = "inference.jobs.next"  # the message that there is a job more
 PUBLISH = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
-def submit(task: JobTask, *, project: Project, title: str, parameters: dict[str, Any], by: User | None) -> Job:
+def submit(
+    task: JobTask,
+    *,
+    project: Project,
+    title: str,
+    parameters: dict[str, Any],
+    by: User | None,
+    priority: int = Job.Priority.NORMAL,
+) -> Job:
     """Write down a job and send it to its queue once the transaction commits.
 
     `parameters` holds primary keys and plain settings, `title` what people read; neither may carry identity.
@@ -56,6 +66,7 @@ def submit(task: JobTask, *, project: Project, title: str, parameters: dict[str,
             task=task.name,
             title=title[:200],
             queue=task.queue,
+            priority=priority,
             parameters=parameters,
             max_attempts=task.max_attempts,
             created_by=by,
@@ -66,10 +77,14 @@ def submit(task: JobTask, *, project: Project, title: str, parameters: dict[str,
 
 
 def enqueue(job: Job) -> bool:
-    """Send a queued job to its queue. Sending it twice does no harm: the second delivery finds nothing to claim."""
+    """Tell the queue's workers that there is a job more.
+
+    The message names no job: whoever gets it takes the one that is next by then (`inference.jobs.order`), so a message
+    too many does no harm.
+    """
     try:
         current_app.send_task(
-            job.task, kwargs={"job_id": job.pk}, queue=job.queue, retry=True, retry_policy=PUBLISH, ignore_result=True
+            NEXT, kwargs={"queue": job.queue}, queue=job.queue, retry=True, retry_policy=PUBLISH, ignore_result=True
         )
     except (OperationalError, OSError) as error:
         logger.warning("job %s waits: the broker cannot be reached (%s)", job.pk, type(error).__name__)
@@ -78,12 +93,13 @@ def enqueue(job: Job) -> bool:
     return True
 
 
-def claim(job_id: int, *, worker: str) -> Job | None:
-    """Take a queued job for a new attempt. None where there is nothing to take, as at a duplicate delivery."""
+def claim(queue: str, *, worker: str, tasks: Sequence[str]) -> Job | None:
+    """Take the next job of a queue, among those of `tasks`, for a new attempt. None where there is none."""
     with transaction.atomic():
-        job = Job.objects.select_for_update(no_key=True).filter(pk=job_id, state=State.QUEUED).first()
-        if job is None:
+        key = order.lock_next(queue, tasks)
+        if key is None:
             return None
+        job = Job.objects.get(pk=key)
         _move(
             job,
             State.RUNNING,
@@ -93,6 +109,7 @@ def claim(job_id: int, *, worker: str) -> Job | None:
             lease_until=Now() + lease(),
             started_at=Now(),
             finished_at=None,
+            memory=None,
             progress=0,
             progress_text="",
             **_NO_ERROR,
@@ -101,10 +118,14 @@ def claim(job_id: int, *, worker: str) -> Job | None:
     return Job.objects.select_related("project").get(pk=job.pk)
 
 
-def renew(job_id: int, claim: uuid.UUID) -> bool | None:
-    """Extend the lease. Answers whether a cancel was asked for, or None where the lease is lost."""
+def renew(job_id: int, claim: uuid.UUID, memory: int | None = None) -> bool | None:
+    """Extend the lease; `memory` is what the process holds, in bytes.
+
+    Answers whether a cancel was asked for, or None where the lease is lost.
+    """
     held = Job.objects.filter(pk=job_id, claim=claim, state=State.RUNNING)
-    if not held.update(lease_until=Now() + lease()):
+    more = {} if memory is None else {"memory": Greatest(Coalesce("memory", 0), memory)}
+    if not held.update(lease_until=Now() + lease(), **more):
         return None
     return held.values_list("cancel_requested", flat=True).first()
 
@@ -200,6 +221,7 @@ def retry(job: Job, *, by: User | None) -> Job:
         _move(
             job,
             State.QUEUED,
+            queued_at=Now(),
             attempts_before_retry=job.attempt,
             enqueued_at=None,
             started_at=None,
@@ -212,6 +234,44 @@ def retry(job: Job, *, by: User | None) -> Job:
         transaction.on_commit(lambda: enqueue(job))
     job.refresh_from_db()
     return job
+
+
+def prioritise(job: Job, priority: int, *, by: User | None) -> Job:
+    """Give a queued job another priority; it keeps the time that it has waited since."""
+    priority = Job.Priority(priority)
+    with transaction.atomic():
+        job = Job.objects.select_for_update(no_key=True).get(pk=job.pk)
+        if not job.can_change_priority:
+            raise IllegalTransition(
+                f"Only a queued job has a priority to change; this one is {job.get_state_display().lower()}."
+            )
+        if job.priority != priority:
+            before = Job.Priority(job.priority)
+            job.priority = priority
+            job.save(update_fields=["priority"])
+            _note(job, f"Priority {before.label.lower()} → {priority.label.lower()} by {_name(by)}", "event")
+            trail.record("job.prioritise", job, user=by, before=before.name.lower(), after=priority.name.lower())
+            transaction.on_commit(lambda: enqueue(job))  # a worker that asked meanwhile passed the locked row over
+    return job
+
+
+def process_died(worker: str, *, signal: int | None, short_of_memory: bool) -> None:
+    """A worker's process is gone, by this signal; the kernel may have counted a kill for want of memory.
+
+    Its job goes to another process; one that took the machine's memory does not, as it would do so again.
+    """
+    name = f"signal {signal}" if signal is not None else "an exit"
+    with transaction.atomic():
+        for job in Job.objects.select_for_update(no_key=True).filter(state=State.RUNNING, worker=worker[:120]):
+            if job.cancel_requested:
+                _move(job, State.CANCELLED, cancel_requested=False)
+                _note(job, f"Cancelled; its process had died ({name})", "event")
+            elif short_of_memory:
+                held = f" It held {_gigabytes(job.memory)} when last asked." if job.memory else ""
+                cause = f"The machine ran out of memory: its kernel ended the job's process.{held}"
+                _end_dead(job, "OutOfMemory", cause, LESS_MEMORY)
+            else:
+                _give_back(job, f"The job's process died ({name})")
 
 
 def reap() -> dict[str, int]:
@@ -266,16 +326,23 @@ def _give_back(job: Job, reason: str) -> str:
         return "requeued"
     attempts = job.attempt - job.attempts_before_retry
     times = "once" if attempts == 1 else f"{attempts} times"
-    cause = f"The worker died during the job, {times}. Often the reason is that the machine ran out of memory."
-    _move(
+    held = f" At its last sign of life it held {_gigabytes(job.memory)} of memory." if job.memory else ""
+    _end_dead(
         job,
-        State.FAILED,
-        error_class="WorkerDied",
-        cause=cause,
-        next_step="See the memory use of the worker's machine, give the job less to do, then run it again.",
+        "WorkerDied",
+        f"The worker died during the job, {times}. {reason}.{held} Often the machine ran out of memory.",
+        "See the memory use of the worker's machine, give the job less to do, then run it again.",
     )
-    _note(job, f"Failed: {cause}", "error")
     return "failed"
+
+
+def _end_dead(job: Job, error_class: str, cause: str, next_step: str) -> None:
+    _move(job, State.FAILED, error_class=error_class, cause=cause, next_step=next_step)
+    _note(job, f"Failed: {cause}", "error")
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GB"
 
 
 def _send_lost() -> int:
@@ -292,7 +359,7 @@ def _send_lost() -> int:
         # Fewer messages than queued jobs: some are lost, or reserved by a busy worker. Sending as many as are missing,
         # never more, keeps the queue from growing.
         missing = waiting.filter(queue=queue).count() - messages_in(queue)
-        for job in waiting.filter(stale, queue=queue).order_by("id")[: max(missing, 0)]:
+        for job in waiting.filter(stale, queue=queue).order_by("queued_at", "id")[: max(missing, 0)]:
             if not enqueue(job):
                 return sent
             sent += 1
@@ -308,9 +375,9 @@ def messages_in(queue: str) -> int:
         return 0  # the broker knows no such queue: an empty one
 
 
-def position(job: Job) -> int:
-    """The job's place among those that wait for the same queue; 1 is next."""
-    return Job.objects.filter(state=State.QUEUED, queue=job.queue, pk__lt=job.pk).count() + 1
+def position(job: Job) -> int | None:
+    """The job's place among those that wait for the same queue, 1 is next; None where it does not wait any more."""
+    return order.places(job.queue).get(job.pk)
 
 
 def _note(job: Job, text: str, level: str) -> None:

@@ -15,17 +15,20 @@ Declare tasks in an app's `tasks` module, where the workers find them.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from celery import shared_task  # noqa: TID251
 
+from inference.jobs import services
 from inference.jobs.models import Job
 from inference.jobs.run import Run, execute
 
 Body = Callable[[Run], dict[str, Any] | None]
-HARD_LIMIT_AFTER = 120  # seconds from the soft time limit until the worker process is killed
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class JobTask:
     body: Body
 
 
+TASKS: dict[str, JobTask] = {}  # by name: what this process can run
+
+
 def job_task(*, queue: str, max_attempts: int = 3, time_limit: float | None = None) -> Callable[[Body], JobTask]:
     """Turn `body(run)` into a task. `time_limit` is in seconds; what the body returns becomes the job's result."""
     if queue not in Job.Queue.values:
@@ -46,23 +52,34 @@ def job_task(*, queue: str, max_attempts: int = 3, time_limit: float | None = No
 
     def declare(body: Body) -> JobTask:
         name = f"{body.__module__}.{body.__qualname__}"
-
-        def deliver(self, *, job_id: int) -> None:
-            execute(job_id, body, worker=self.request.hostname or "", time_limit=time_limit)
-
-        shared_task(
-            bind=True,
-            name=name,
-            acks_late=True,
-            reject_on_worker_lost=True,
-            ignore_result=True,
-            max_retries=0,
-            soft_time_limit=None if time_limit is None else time_limit + 30,
-            time_limit=None if time_limit is None else time_limit + HARD_LIMIT_AFTER,
-        )(deliver)
-        return JobTask(name=name, queue=queue, max_attempts=max_attempts, time_limit=time_limit, body=body)
+        TASKS[name] = JobTask(name=name, queue=queue, max_attempts=max_attempts, time_limit=time_limit, body=body)
+        return TASKS[name]
 
     return declare
+
+
+def work(queue: str, *, worker: str) -> bool:
+    """Take the next job of `queue` whose task this process knows, and run it to its end. False where there is none."""
+    job = services.claim(queue, worker=f"{worker} pid {os.getpid()}", tasks=list(TASKS))
+    if job is None:
+        logger.info("queue %s: nothing to claim, message ignored", queue)
+        return False
+    task = TASKS[job.task]
+    execute(job, task.body, time_limit=task.time_limit)
+    return True
+
+
+@shared_task(
+    bind=True,
+    name=services.NEXT,
+    Request="inference.jobs.lost:Request",
+    acks_late=True,
+    reject_on_worker_lost=True,
+    ignore_result=True,
+    max_retries=0,
+)
+def deliver(self: Any, *, queue: str) -> None:
+    work(queue, worker=self.request.hostname or "")
 
 
 def periodic(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TextIO
 
 from inference.jobs import services
+from inference.jobs.durations import duration
 from inference.jobs.models import Job
-from inference.jobs.run import duration
 
 WIDTH = 28
 QUIET_FOR = 15  # seconds in the queue after which the bar asks whether a worker runs

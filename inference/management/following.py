@@ -22,6 +22,12 @@ class JobCommand(BaseCommand):
     def add_job_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--project", default="", help="slug of the project")
         parser.add_argument("--user", help="name of the user in whose name this is done")
+        parser.add_argument(
+            "--priority",
+            default="normal",
+            choices=[priority.name.lower() for priority in Job.Priority],
+            help="how urgent it is among the jobs of its queue",
+        )
         parser.add_argument("--wait", action="store_true", help="wait until the job has ended, with progress")
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -32,6 +38,9 @@ class JobCommand(BaseCommand):
         if user is None:
             raise CommandError(f"There is no user “{name}”.")
         return user
+
+    def priority_of(self, options: dict[str, Any]) -> Job.Priority:
+        return Job.Priority[options["priority"].upper()]
 
     def find_project(self, slug: str) -> Project:
         """The named project; the only one there is where none is named."""

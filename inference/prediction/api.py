@@ -9,7 +9,8 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from inference.jobs.api import JobSerializer
+from inference.jobs.api import JobSerializer, PriorityField
+from inference.jobs.models import Job
 from inference.prediction import services
 from inference.prediction.models import Prediction, PredictionMap
 from inference.rest import SplitField, find_cohort, find_version, need, refusals, user_of
@@ -48,6 +49,7 @@ class RunModelSerializer(serializers.Serializer):
     cohort = serializers.IntegerField(required=False)
     split = SplitField(required=False, default="all")
     studies = serializers.ListField(child=serializers.IntegerField(), required=False, allow_empty=False)
+    priority = PriorityField(required=False, default=Job.Priority.NORMAL)
 
     def validate(self, attrs: dict) -> dict:
         if ("cohort" in attrs) == ("studies" in attrs):
@@ -90,5 +92,12 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewse
         need(request, Action.RUN, version.model.project)
         split = "" if values["split"] == "all" else values["split"]
         with refusals():
-            job = services.start(version, cohort=cohort, split=split, studies=studies, by=user_of(request))
+            job = services.start(
+                version,
+                cohort=cohort,
+                split=split,
+                studies=studies,
+                by=user_of(request),
+                priority=values["priority"],
+            )
         return Response(JobSerializer(job).data, status=201)

@@ -65,6 +65,7 @@ def start(
     split: str = "",
     studies: Iterable[Study] | None = None,
     images: Mapping[int, int] | None = None,
+    priority: int = Job.Priority.NORMAL,
 ) -> Job:
     """Queue a run over a cohort (or one side of its split), or over studies. Raises `PredictionError`.
 
@@ -90,7 +91,8 @@ def start(
         where = "1 study" if count == 1 else f"{count} studies"
     if not count:
         raise PredictionError("There is no case to run the model on.", "Choose a cohort with cases, or studies.")
-    return submit(predict, project=project, title=f"Run {version} on {where}", parameters=parameters, by=by)
+    title = f"Run {version} on {where}"
+    return submit(predict, project=project, title=title, parameters=parameters, by=by, priority=priority)
 
 
 def targets(version: ModelVersion, parameters: dict[str, Any]) -> list[Target]:

@@ -8,6 +8,8 @@ from rest_framework import mixins, serializers, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from inference.jobs.api import PriorityField
+from inference.jobs.models import Job
 from inference.rest import find_cohort, find_project, find_reference, need, refusals, user_of
 from inference.training import crossvalidation, services, traditional
 from inference.training.config import check, parse
@@ -34,6 +36,7 @@ class StartTrainingSerializer(serializers.Serializer):
     name = serializers.CharField(required=False, max_length=120, default="")
     config = serializers.JSONField(required=False, help_text="The configuration as an object …")
     toml = serializers.CharField(required=False, help_text="… or as TOML text", trim_whitespace=False)
+    priority = PriorityField(required=False, default=Job.Priority.NORMAL)
 
     def validate(self, attrs: dict) -> dict:
         if ("config" in attrs) == ("toml" in attrs):
@@ -73,6 +76,7 @@ class TrainingRunViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, views
                 reference=reference,
                 name=values["name"],
                 by=user_of(request),
+                priority=values["priority"],
             )
         return Response(TrainingRunSerializer(run).data, status=201)
 
@@ -100,6 +104,7 @@ class StartCrossValidationSerializer(serializers.Serializer):
     training_run = serializers.IntegerField(
         required=False, help_text="… or that of a training run, with every classical baseline; or none of these"
     )
+    priority = PriorityField(required=False, default=Job.Priority.NORMAL)
 
     def validate(self, attrs: dict) -> dict:
         if len({"config", "toml", "training_run"} & set(attrs)) > 1:
@@ -152,6 +157,7 @@ class CrossValidationViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, v
                 reference=reference,
                 name=values["name"],
                 by=user_of(request),
+                priority=values["priority"],
             )
         return Response(CrossValidationSerializer(made).data, status=201)
 

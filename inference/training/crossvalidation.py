@@ -16,6 +16,7 @@ from inference.evaluation import classification
 from inference.evaluation.statistics.interval import undefined
 from inference.evaluation.statistics.paired import holm
 from inference.imaging import preprocessing
+from inference.jobs.models import Job
 from inference.training import class_cases
 from inference.training.class_cases import Round
 from inference.training.config import TITLES, Config, check
@@ -34,6 +35,7 @@ def start(
     cohort: Cohort,
     reference: ReferenceStandard | None = None,
     name: str = "",
+    priority: int = Job.Priority.NORMAL,
     by: User | None,
 ) -> CrossValidation:
     """Check what can be checked without reading pixels, write it down and queue its job.
@@ -60,7 +62,7 @@ def start(
     made = CrossValidation(
         project=project, name=(name or config["name"])[:120], config=config, reference=reference, created_by=by
     )
-    return queue(made, cross_validate, f"Cross-validate {made.name} on {cohort.name}", "cross_validation")
+    return queue(made, cross_validate, f"Cross-validate {made.name} on {cohort.name}", "cross_validation", priority)
 
 
 def rounds(config: Config, cohort: Cohort, entries: Sequence[ReferenceLabel]) -> dict[str, list[Round]]:

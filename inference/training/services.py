@@ -16,6 +16,7 @@ from django.db import transaction
 from inference.errors import TrainingError
 from inference.evaluation.statistics.bootstrap import bootstrap_mean
 from inference.evaluation.statistics.interval import undefined
+from inference.jobs.models import Job
 from inference.jobs.services import submit
 from inference.jobs.task import JobTask
 from inference.registry import bundle
@@ -68,6 +69,7 @@ def start(
     cohort: Cohort,
     reference: ReferenceStandard | None = None,
     name: str = "",
+    priority: int = Job.Priority.NORMAL,
     by: User | None,
 ) -> TrainingRun:
     """Check what can be checked without reading pixels, write the run down and queue its job.
@@ -93,7 +95,7 @@ def start(
     run = TrainingRun(
         project=project, name=(name or config["name"])[:120], config=config, reference=reference, created_by=by
     )
-    return queue(run, train, f"Train {run.name} on {cohort.name}", "training_run")
+    return queue(run, train, f"Train {run.name} on {cohort.name}", "training_run", priority)
 
 
 def fitting_reference(
@@ -106,12 +108,19 @@ def fitting_reference(
     return reference
 
 
-def queue(made: Queued, task: JobTask, title: str, key: str) -> Queued:
+def queue(made: Queued, task: JobTask, title: str, key: str, priority: int) -> Queued:
     """Write a run or a cross-validation down together with its job, which gets its number under `key`."""
     made.cohort_digest = made.reference.cohort.digest
     with transaction.atomic():
         made.save()
-        made.job = submit(task, project=made.project, title=title, parameters={key: made.pk}, by=made.created_by)
+        made.job = submit(
+            task,
+            project=made.project,
+            title=title,
+            parameters={key: made.pk},
+            by=made.created_by,
+            priority=priority,
+        )
         made.save(update_fields=["job"])
     return made
 

@@ -239,6 +239,10 @@ JOB_LEASE_SECONDS = env.seconds("JOB_LEASE_SECONDS", 30)
 JOB_HEARTBEAT_SECONDS = env.seconds("JOB_HEARTBEAT_SECONDS", 5)
 JOB_REAP_SECONDS = env.seconds("JOB_REAP_SECONDS", 10)
 JOB_RESEND_SECONDS = env.seconds("JOB_RESEND_SECONDS", 60)
+# A job that has waited this long since its project's line was served counts as one step more urgent.
+JOB_AGEING_SECONDS = env.seconds("JOB_AGEING_SECONDS", 3600)
+# A job that does not look up for this long after its time limit is ended with its process.
+JOB_HARD_LIMIT_SECONDS = env.seconds("JOB_HARD_LIMIT_SECONDS", 120)
 # How often new series are looked through for missing slices, blank images and the like.
 QUALITY_CHECK_SECONDS = env.seconds("QUALITY_CHECK_SECONDS", 20)
 CELERY_BEAT_SCHEDULE = {

@@ -171,6 +171,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["job_log", "api_job-log"], Rule("job.log", JOB, READ_SECONDS)),
     **dict.fromkeys(["job_cancel", "api_job-cancel"], by_service("job.cancel", JOB)),
     **dict.fromkeys(["job_retry", "api_job-retry"], by_service("job.retry", JOB)),
+    **dict.fromkeys(["job_priority", "api_job-priority"], by_service("job.prioritise", JOB)),
     "api_prediction-detail": Rule("prediction.view", PREDICTION, READ_SECONDS),
     **dict.fromkeys(["evaluation", "api_evaluation-detail"], Rule("evaluation.view", EVALUATION, READ_SECONDS)),
     "evaluation_cases": Rule("evaluation.export", EVALUATION),

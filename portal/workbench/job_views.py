@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import redis
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import Count, Max, QuerySet
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.db.models import Count, Max, Min, Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.template.loader import render_to_string
 from django.utils import timezone
 from django.utils.safestring import mark_safe
 from django.views.decorators.http import require_GET, require_POST
 
-from inference.jobs import services
+from inference.jobs import order, services
+from inference.jobs.durations import duration
 from inference.jobs.errors import IllegalTransition
 from inference.jobs.models import Job, JobLogLine
-from inference.jobs.run import duration
 from portal.accounts.current import current_project
 from portal.accounts.models import Project
 from portal.accounts.permissions import Action, may, projects_where
@@ -30,8 +31,17 @@ from portal.workbench import live
 from portal.workbench.curves import curves
 from portal.workbench.kinds import about, words_of
 
+QUIET_FOR = 10  # seconds after which a job whose progress tells no time left says so
+WORK_OF = {
+    "default": "short tasks",
+    "io": "imports, exports, transfers",
+    "infer": "running and evaluating models",
+    "train": "training",
+}
 ENDED = [Job.State.SUCCEEDED, Job.State.FAILED, Job.State.CANCELLED]
+PRIORITIES = [(priority.value, priority.name.lower(), priority.label) for priority in reversed(Job.Priority)]
 PAGE = 25
+LONGEST_QUEUE = 200  # queued jobs on the page
 TAIL = 200  # log lines on the page; the whole log is a download
 
 
@@ -42,7 +52,9 @@ def jobs(request: HttpRequest) -> HttpResponse:
     if project := current_project(request):
         mine = mine.filter(project=project)
     if request.headers.get("X-Live"):
-        seen = mine.exclude(state__in=ENDED).values_list("id", "state", "progress", "progress_text", "cancel_requested")
+        seen = mine.exclude(state__in=ENDED).values_list(
+            "id", "state", "priority", "progress", "progress_text", "cancel_requested"
+        )
         moving, last = list(seen.order_by("id")), mine.aggregate(last=Max("finished_at"), count=Count("id"))
         return live.answer(
             request,
@@ -64,16 +76,23 @@ def _list(request: HttpRequest, mine: QuerySet[Job]) -> dict[str, Any]:
         request.GET.get("page")
     )
     running = list(shown.filter(state=Job.State.RUNNING).order_by("started_at"))
-    queued = list(shown.filter(state=Job.State.QUEUED).order_by("queue", "id")[:200])
-    places = _places() if queued else {}
+    waiting = shown.filter(state=Job.State.QUEUED)
+    places: dict[int, int] = {}
+    for queue in waiting.order_by().values_list("queue", flat=True).distinct():
+        places |= order.places(queue)
+    queued = sorted(waiting, key=lambda job: (job.queue, places.get(job.pk, 0)))[:LONGEST_QUEUE]
     runs = set(projects_where(request.user, Action.RUN).values_list("pk", flat=True))
     for job in [*running, *queued, *ended]:
         job.words, job.may_run, job.place = words_of(job.task), job.project_id in runs, places.get(job.pk)
         job.left_words = left_words(job)
     query = request.GET.copy()
     query.pop("page", None)
+    workers = _workers(request) if runs else []
     return {
-        "workers": _workers(request) if runs else [],
+        "workers": workers,
+        "queues": _queues(workers) if runs else [],
+        "waiting": len(queued) if len(queued) < LONGEST_QUEUE else waiting.count(),
+        "priorities": PRIORITIES,
         "running": running,
         "queued": queued,
         "ended": ended,
@@ -105,24 +124,47 @@ def _workers(request: HttpRequest) -> list[dict[str, Any]]:
     return found
 
 
+def _queues(workers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What waits and runs in every queue, of all projects, and how many workers it has."""
+    counts = {
+        row["queue"]: row
+        for row in Job.objects.exclude(state__in=ENDED)
+        .order_by()
+        .values("queue")
+        .annotate(
+            waiting=Count("id", filter=Q(state=Job.State.QUEUED)),
+            running=Count("id", filter=Q(state=Job.State.RUNNING)),
+            oldest=Min("queued_at", filter=Q(state=Job.State.QUEUED)),
+        )
+    }
+    found = []
+    for queue in Job.Queue.values:
+        row = counts.get(queue, {"waiting": 0, "running": 0, "oldest": None})
+        oldest = row["oldest"] and (timezone.now() - row["oldest"]).total_seconds()
+        serving = [worker for worker in workers if queue in worker["queues"]]
+        found.append(
+            {
+                "name": queue,
+                "for": WORK_OF[queue],
+                "waiting": row["waiting"],
+                "running": row["running"],
+                "oldest": oldest,
+                "workers": len(serving),
+                "at_a_time": sum(worker["concurrency"] for worker in serving),
+                "stands": bool(row["waiting"]) and not serving,
+            }
+        )
+    return found
+
+
 def left_words(job: Job) -> str:
     """About how long it takes still, and when it ends: an estimate from the progress so far."""
     if job.seconds_left is None:
-        return ""
+        return "" if (job.seconds_running or 0) < QUIET_FOR else "time left not known yet"
     if job.seconds_left < 1:
         return "nearly done"
     ends = timezone.localtime(timezone.now() + timedelta(seconds=job.seconds_left))
     return f"about {duration(job.seconds_left)} left, ends about {ends:%H:%M}"
-
-
-def _places() -> dict[int, int]:
-    """Place in its queue of every queued job, 1 is next."""
-    places: dict[int, int] = {}
-    counts: dict[str, int] = defaultdict(int)
-    for pk, queue in Job.objects.filter(state=Job.State.QUEUED).order_by("id").values_list("id", "queue"):
-        counts[queue] += 1
-        places[pk] = counts[queue]
-    return places
 
 
 @require_GET
@@ -173,6 +215,7 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
     may_run = may(request.user, Action.RUN, job.project)
     lines = job.log.count()
     events = list(job.log.filter(level="event").order_by("id")[:50])
+    place = services.position(job) if job.state == Job.State.QUEUED else None
     sign_of_life = None
     if job.lease_until:
         sign_of_life = max((timezone.now() - (job.lease_until - services.lease())).total_seconds(), 0)
@@ -182,9 +225,11 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
         "about": told,
         "curves": curves(job, validation_cases=told.validation_cases),
         "may_run": may_run,
-        "place": services.position(job) if job.state == Job.State.QUEUED else None,
+        "place": place,
+        "place_words": f"place {place} in queue {job.queue}" if place else "",
         "sign_of_life": sign_of_life,
         "left_words": left_words(job),
+        "priorities": PRIORITIES,
         "events": events,
         "attempts_allowed": job.max_attempts + job.attempts_before_retry,
         "log_count": lines,
@@ -216,6 +261,15 @@ def job_retry(request: HttpRequest, pk: int) -> HttpResponse:
     return _change(request, pk, services.retry)
 
 
+@require_POST
+def job_priority(request: HttpRequest, pk: int) -> HttpResponse:
+    """`priority=` low, normal or urgent."""
+    name = request.POST.get("priority", "").upper()
+    if name not in Job.Priority.__members__:
+        return HttpResponseBadRequest()
+    return _change(request, pk, partial(services.prioritise, priority=Job.Priority[name]))
+
+
 def _change(request: HttpRequest, pk: int, service) -> HttpResponse:
     job = _visible(request, pk, Action.RUN)
     try:
@@ -224,6 +278,8 @@ def _change(request: HttpRequest, pk: int, service) -> HttpResponse:
         messages.warning(request, error.cause)
     else:
         words = "asked to stop" if job.cancel_requested else job.get_state_display().lower()
+        if job.state == Job.State.QUEUED:
+            words = f"queued with {job.get_priority_display().lower()} priority"
         messages.info(request, f"Job {job.pk} is {words}.")
     return redirect("jobs") if request.POST.get("next") == "jobs" else redirect("job", pk=pk)
 

@@ -9,7 +9,14 @@ from django import forms
 from inference.registry.models import ModelVersion, Stage
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, projects_where
-from portal.workbench.training_form import CohortField, ReferenceField, choose_only, cohorts_for, references_for
+from portal.workbench.training_form import (
+    CohortField,
+    PriorityField,
+    ReferenceField,
+    choose_only,
+    cohorts_for,
+    references_for,
+)
 from studies.cohorts.models import Cohort, ReferenceStandard, Split
 from studies.models import Study
 
@@ -41,6 +48,7 @@ class RunForm(forms.Form):
     )
     cohort = CohortField(queryset=Cohort.objects.none(), empty_label="Choose a cohort", required=False)
     split = forms.ChoiceField(choices=EVERY_CASE, label="Part of the cohort", required=False)
+    priority = PriorityField()
     studies = forms.CharField(widget=forms.HiddenInput, required=False)
 
     def __init__(self, *arguments: Any, user: User, project: Project | None, **keywords: Any) -> None:
@@ -102,6 +110,7 @@ class EvaluateForm(forms.Form):
         initial=Split.TEST,
         help_text="Test patients were seen neither in training nor in choosing the model.",
     )
+    priority = PriorityField()
 
     def __init__(self, *arguments: Any, user: User, project: Project | None, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)

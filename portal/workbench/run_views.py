@@ -29,7 +29,7 @@ def run_create(request: HttpRequest) -> HttpResponse:
                 else {"studies": data["chosen"]}
             )
             try:
-                job = prediction.start(data["version"], by=request.user, **target)
+                job = prediction.start(data["version"], by=request.user, priority=data["priority"], **target)
             except InferenceError as error:
                 form.add_error(None, f"{error.cause} {error.next_step}")
             else:
@@ -55,6 +55,7 @@ def evaluate_create(request: HttpRequest) -> HttpResponse:
                     reference=data["reference"],
                     split=data["split"],
                     by=request.user,
+                    priority=data["priority"],
                 )
             except InferenceError as error:
                 form.add_error(None, f"{error.cause} {error.next_step}")

@@ -10,6 +10,7 @@ from django import forms
 from django.forms.boundfield import BoundField
 
 from inference.errors import ConfigError
+from inference.jobs.models import Job
 from inference.training import config as schema
 from inference.training.config import Config, Key
 from portal.accounts.models import Project, User
@@ -49,6 +50,22 @@ class CohortField(forms.ModelChoiceField):
         return f"{cohort.name} ({cohort.project.name}){'' if cohort.frozen else ', not frozen'}"
 
 
+class PriorityField(forms.TypedChoiceField):
+    """How urgent the job is; a select with “Normal” chosen. Where nothing is sent it is normal, too."""
+
+    def __init__(self, **settings: Any) -> None:
+        names = [(priority.name.lower(), priority.label) for priority in reversed(Job.Priority)]
+        super().__init__(
+            choices=names,
+            coerce=lambda name: Job.Priority[name.upper()],
+            empty_value=Job.Priority.NORMAL,
+            initial="normal",
+            required=False,
+            help_text="Among the jobs of its queue. Projects take turns.",
+            **settings,
+        )
+
+
 def cohorts_for(user: User, project: Project | None):
     """The cohorts on which `user` may run things, within the project of the top bar."""
     cohorts = Cohort.objects.visible_to(user).filter(project__in=projects_where(user, Action.RUN))
@@ -83,6 +100,7 @@ class TrainingForm(forms.Form):
         empty_label="The newest of the cohort",
         required=False,
     )
+    priority = PriorityField()
 
     def __init__(self, *arguments: Any, user: User, project: Project | None, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -113,7 +131,7 @@ class TrainingForm(forms.Form):
         """Everything else, by section of the configuration."""
         found: dict[str, list[BoundField]] = {}
         for place in self.fields:
-            if place in MAIN or place in ("cohort", "reference"):
+            if place in MAIN or place in ("cohort", "reference", "priority"):
                 continue
             section = place.split(".")[0]
             found.setdefault(section, []).append(self[place])
@@ -121,7 +139,7 @@ class TrainingForm(forms.Form):
 
     @property
     def advanced_errors(self) -> bool:
-        return any(name not in (*MAIN, "cohort", "reference", "__all__") for name in self.errors)
+        return any(name not in (*MAIN, "cohort", "reference", "priority", "__all__") for name in self.errors)
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -129,7 +147,7 @@ class TrainingForm(forms.Form):
         if cohort and reference and reference.cohort_id != cohort.pk:
             self.add_error("reference", f"This reference standard belongs to {reference.cohort.name}.")
         raw = self._raw(cleaned)
-        if not self.errors.keys() - {"cohort", "reference"}:
+        if not self.errors.keys() - {"cohort", "reference", "priority"}:
             try:
                 cleaned["config"] = schema.check(raw)
             except ConfigError as error:

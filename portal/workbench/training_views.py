@@ -37,6 +37,7 @@ def training_create(request: HttpRequest) -> HttpResponse:
                     cohort=form.cleaned_data["cohort"],
                     reference=form.cleaned_data["reference"],
                     by=request.user,
+                    priority=form.cleaned_data["priority"],
                 )
             except InferenceError as error:
                 form.add_error(None, f"{error.cause} {error.next_step}")

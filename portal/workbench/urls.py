@@ -10,6 +10,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/<int:pk>/log/", job_views.job_log, name="job_log"),
     path("jobs/<int:pk>/cancel/", job_views.job_cancel, name="job_cancel"),
     path("jobs/<int:pk>/retry/", job_views.job_retry, name="job_retry"),
+    path("jobs/<int:pk>/priority/", job_views.job_priority, name="job_priority"),
     path("models/", model_views.models, name="models"),
     path("models/import/", registry_views.model_import, name="model_import"),
     path("models/production/", registry_views.production, name="production"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from inference.jobs.models import Job
-from inference.jobs.run import execute
+from tests.jobs import execute
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def run_job(broker, transactional_db) -> Callable[[Job | None], Job]:
 
     def run(job: Job | None) -> Job:
         assert job is not None
-        execute(job.pk, bodies[job.task], worker="test")
+        execute(job, bodies[job.task])
         job.refresh_from_db()
         return job
 

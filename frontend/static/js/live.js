@@ -5,19 +5,22 @@ const EVERY = 1500;
 const HIDDEN = 15000;
 const LONGEST = 30000;
 
-/** Replace the parts of the page that changed; what has focus keeps it. False where a dialog is open: later. */
+/** Replace the parts of the page that changed; what has focus keeps it. False where some wait: a dialog is open, or a
+ *  select of theirs is in use. */
 export function takeOver(parts) {
   if (document.querySelector("dialog[open]")) return false;
+  let whole = true;
   for (const [name, html] of Object.entries(parts)) {
     for (const element of document.querySelectorAll(`[data-part="${CSS.escape(name)}"]`)) {
       if (element.dataset.html === html) continue;
+      if (element.querySelector("select:focus")) { whole = false; continue; } // its list may be open
       const focused = element.contains(document.activeElement) ? document.activeElement.id : "";
       element.innerHTML = html;
       element.dataset.html = html;
       if (focused) document.getElementById(focused)?.focus();
     }
   }
-  return true;
+  return whole;
 }
 
 /** Poll `address()` until `apply(answer)` says it is over; `offline(true|false)` tells whether the server answers. */

@@ -37,7 +37,13 @@ class Command(JobCommand):
             cohort = services.find_cohort(project, options["cohort"] or config["data"]["cohort"])
             reference = services.find_reference(cohort, options["reference"] or config["data"]["reference"])
             made = crossvalidation.start(
-                project=project, config=config, cohort=cohort, reference=reference, name=options["name"], by=by
+                project=project,
+                config=config,
+                cohort=cohort,
+                reference=reference,
+                name=options["name"],
+                by=by,
+                priority=self.priority_of(options),
             )
         except InferenceError as error:
             raise CommandError(f"{error.cause}\n{error.next_step}".strip()) from error

@@ -49,7 +49,12 @@ class Command(JobCommand):
             reference = find_reference(cohort, options["reference"])
             split = options["split"] or ("test" if cohort.frozen else "all")
             evaluation = services.start(
-                version, cohort, reference=reference, split="" if split == "all" else split, by=by
+                version,
+                cohort,
+                reference=reference,
+                split="" if split == "all" else split,
+                by=by,
+                priority=self.priority_of(options),
             )
         except InferenceError as error:
             raise CommandError(f"{error.cause}\n{error.next_step}".strip()) from error

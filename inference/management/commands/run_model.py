@@ -34,7 +34,14 @@ class Command(JobCommand):
             version = find_version(options["version"], project=project)
             cohort = find_cohort(version.model.project, options["cohort"]) if options["cohort"] else None
             studies = self._studies(version.model.project_id, options["study"]) if options["study"] else None
-            job = services.start(version, cohort=cohort, split=options["split"], studies=studies, by=by)
+            job = services.start(
+                version,
+                cohort=cohort,
+                split=options["split"],
+                studies=studies,
+                by=by,
+                priority=self.priority_of(options),
+            )
         except InferenceError as error:
             raise CommandError(f"{error.cause}\n{error.next_step}".strip()) from error
         found = self.end(job, options, {"version": version.pk}, lambda ended: ended.result)

@@ -41,7 +41,13 @@ class Command(JobCommand):
             cohort = services.find_cohort(project, cohort_name)
             reference = services.find_reference(cohort, options["reference"] or config["data"]["reference"])
             run = services.start(
-                project=project, config=config, cohort=cohort, reference=reference, name=options["name"], by=by
+                project=project,
+                config=config,
+                cohort=cohort,
+                reference=reference,
+                name=options["name"],
+                by=by,
+                priority=self.priority_of(options),
             )
         except InferenceError as error:
             raise CommandError(f"{error.cause}\n{error.next_step}".strip()) from error

@@ -7,9 +7,11 @@ from rest_framework.test import APIClient
 
 from inference.jobs import services
 from inference.jobs.failures import Failure
+from portal.accounts.audit.models import AuditEvent
 from portal.accounts.models import Role
 from tests.factories import ProjectFactory, UserFactory, member
 from tests.inference.jobs import sample_tasks
+from tests.jobs import claimed
 
 pytestmark = pytest.mark.django_db
 
@@ -44,6 +46,7 @@ RUNS = SEES | {"reader": 403, "viewer": 403}
         ("get", "log/", RUNS),
         ("post", "cancel/", RUNS),
         ("post", "retry/", RUNS | {name: 409 for name, code in RUNS.items() if code == 200}),
+        ("post", "priority/", RUNS | {name: 400 for name, code in RUNS.items() if code == 200}),
     ],
 )
 def test_permissions(clients, job, who, method, path, expected):
@@ -77,7 +80,7 @@ def test_detail_cancel_and_retry(clients, job):
 
 
 def test_failed_job_says_cause_and_next_step_and_streams_its_log(clients, job):
-    running = services.claim(job.pk, worker="w")
+    running = claimed(job)
     services.write_log(running.pk, running.claim, "first line")
     services.write_metric(running.pk, running.claim, "train_loss", 1, 0.5)
     services.write_metric(running.pk, running.claim, "train_loss", 2, float("nan"))
@@ -86,7 +89,7 @@ def test_failed_job_says_cause_and_next_step_and_streams_its_log(clients, job):
     row = client.get(f"/api/jobs/{job.pk}/").data
     assert (row["state"], row["cause"], row["next_step"]) == ("failed", "No foreground.", "Choose another.")
     log = client.get(f"/api/jobs/{job.pk}/log/").data
-    assert [line["text"] for line in log] == ["Attempt 1 started by w", "first line", "Failed: No foreground."]
+    assert [line["text"] for line in log] == ["Attempt 1 started by w1", "first line", "Failed: No foreground."]
     rest = client.get(f"/api/jobs/{job.pk}/log/?after={log[1]['id']}").data
     assert [line["text"] for line in rest] == ["Failed: No foreground."]
     assert client.get(f"/api/jobs/{job.pk}/log/?after=x").status_code == 400
@@ -95,11 +98,34 @@ def test_failed_job_says_cause_and_next_step_and_streams_its_log(clients, job):
 
 
 def test_list_costs_the_same_for_many_jobs(clients, project, job, django_assert_max_num_queries):
-    running = services.claim(job.pk, worker="w")
+    running = claimed(job)
     services.succeed(running.pk, running.claim, {})
     for number in range(20):
         other = services.submit(sample_tasks.add, project=project, title=str(number), parameters={}, by=None)
-        held = services.claim(other.pk, worker="w")
+        held = claimed(other)
         services.succeed(held.pk, held.claim, {})
     with django_assert_max_num_queries(6):
         assert clients["engineer"].get("/api/jobs/").data["count"] == 21
+
+
+def test_priority_of_a_queued_job_is_changed_and_recorded(clients, job, project):
+    later = services.submit(sample_tasks.mark, project=project, title="Later", parameters={}, by=None)
+    client = clients["manager"]
+    answer = client.post(f"/api/jobs/{later.pk}/priority/", {"priority": "urgent"}, format="json")
+    assert (answer.status_code, answer.data["priority"], answer.data["position"]) == (200, "urgent", 1)
+    assert client.get(f"/api/jobs/{job.pk}/").data["position"] == 2
+    [event] = AuditEvent.objects.filter(action="job.prioritise")
+    assert (event.detail["before"], event.detail["after"]) == ("normal", "urgent")
+    assert client.post(f"/api/jobs/{later.pk}/priority/", {"priority": "now"}, format="json").status_code == 400
+    claimed(later)
+    answer = client.post(f"/api/jobs/{later.pk}/priority/", {"priority": "low"}, format="json")
+    assert (answer.status_code, answer.data["detail"][:24]) == (409, "Only a queued job has a ")
+
+
+def test_list_of_many_queued_jobs_asks_for_places_once(clients, job, project, django_assert_max_num_queries):
+    for number in range(15):
+        services.submit(sample_tasks.mark, project=project, title=f"{number}", parameters={}, by=None)
+    clients["engineer"].get("/api/jobs/")
+    with django_assert_max_num_queries(8):
+        rows = clients["engineer"].get("/api/jobs/").data["results"]
+    assert [row["position"] for row in rows] == list(range(16, 0, -1))

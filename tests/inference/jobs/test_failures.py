@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from celery.exceptions import SoftTimeLimitExceeded
+import torch
 from django.db import IntegrityError, transaction
 
 from inference.errors import TrainingError
@@ -38,8 +38,13 @@ def test_the_house_s_own_errors_keep_their_words(project):
             "The machine ran out of memory.",
         ),
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), "The graphics card ran out of memory."),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "The graphics card ran out of memory."),
+        (
+            torch.OutOfMemoryError("HIP out of memory. Tried to"),
+            "The graphics card ran out of memory.",
+        ),
+        (OSError(errno.EFBIG, "File too large"), "The disk is full."),
         (OSError(errno.ENOSPC, "No space left on device"), "The disk is full."),
-        (SoftTimeLimitExceeded(), "The job took longer than its time limit."),
         (Project.DoesNotExist("Project matching query does not exist."), "Something that the job needs was deleted"),
         (KeyError("weights"), "An error that was not foreseen stopped the job: KeyError: 'weights'"),
     ],
@@ -48,7 +53,7 @@ def test_words(error, words, project):
     failure = caught(error, project)
     assert failure.cause.startswith(words)
     assert failure.next_step
-    assert failure.error_class == type(error).__name__.replace("SoftTimeLimitExceeded", "TimeLimitReached")
+    assert failure.error_class == type(error).__name__
 
 
 def test_a_database_error_does_not_repeat_the_row(project):

@@ -11,9 +11,9 @@ from inference.jobs import services
 from inference.jobs.errors import IllegalTransition, LeaseLost
 from inference.jobs.failures import Failure
 from inference.jobs.models import Job
-from inference.jobs.run import execute
 from inference.jobs.task import job_task
 from tests.inference.jobs import sample_tasks
+from tests.jobs import claim, claimed, execute
 
 pytestmark = pytest.mark.django_db
 committed = pytest.mark.django_db(transaction=True)  # what threads or the broker have to see
@@ -24,12 +24,6 @@ PAST = "2020-01-01T00:00:00Z"
 @pytest.fixture
 def queued(project) -> Job:
     return services.submit(sample_tasks.mark, project=project, title="Mark", parameters={}, by=None)
-
-
-def claimed(job: Job) -> Job:
-    job = services.claim(job.pk, worker="w1")
-    assert job is not None
-    return job
 
 
 @committed
@@ -61,7 +55,7 @@ def test_a_job_is_claimed_once(queued):
 
     def ask(number: int) -> None:
         gate.wait()
-        if services.claim(queued.pk, worker=str(number)):
+        if services.claim("train", worker=str(number), tasks=[queued.task]):
             won.append(number)
         connection.close()
 
@@ -133,7 +127,7 @@ def test_queued_job_is_cancelled_at_once_and_never_runs(queued, engineer):
     job = services.cancel(queued, by=engineer)
     assert job.state == "cancelled"
     assert job.finished_at is not None
-    assert services.claim(job.pk, worker="w1") is None
+    assert claim(job) is None
 
 
 def test_retry_gives_as_many_attempts_as_at_first(queued, engineer):
@@ -193,7 +187,7 @@ def test_outcome_and_end_are_one_transaction(project, broker, queued):
             run.finish({"ok": True})
             raise OSError("disk gone before the commit")
 
-    execute(queued.pk, body, worker="w1")
+    execute(queued, body)
     queued.refresh_from_db()
     project.refresh_from_db()
     assert (queued.state, queued.result, project.description) == ("failed", {}, "")
@@ -209,7 +203,7 @@ def test_finish_inside_owned_ends_the_job(project, broker, queued):
             run.finish({"ok": True})
         return {"ignored": True}
 
-    execute(queued.pk, body, worker="w1")
+    execute(queued, body)
     queued.refresh_from_db()
     project.refresh_from_db()
     assert (queued.state, queued.result, project.description) == ("succeeded", {"ok": True}, "written by the job")
@@ -217,7 +211,7 @@ def test_finish_inside_owned_ends_the_job(project, broker, queued):
 
 @committed
 def test_result_that_is_no_json_fails_in_words(queued):
-    execute(queued.pk, lambda run: {"array": object()}, worker="w1")
+    execute(queued, lambda run: {"array": object()})
     queued.refresh_from_db()
     assert (queued.state, queued.error_class) == ("failed", "TypeError")
 
@@ -228,7 +222,7 @@ def test_stopped_worker_gives_its_job_back(queued):
         raise SystemExit
 
     with pytest.raises(SystemExit):
-        execute(queued.pk, body, worker="w1")
+        execute(queued, body)
     queued.refresh_from_db()
     assert (queued.state, queued.attempt, queued.attempts_left) == ("queued", 1, 1)
 

@@ -3,11 +3,11 @@
 import pytest
 
 from inference.jobs.models import Job
-from inference.jobs.run import execute
 from portal.annotation import consensus, overlaps, tasks
 from portal.annotation.models import Overlap
 from portal.celery import app
 from studies.cohorts.models import ReferenceStandard
+from tests.jobs import execute
 from tests.portal.annotation.conftest import box, submit, task_of
 
 X = slice(10, 20)
@@ -29,14 +29,14 @@ def test_workers_know_the_tasks():
 @pytest.mark.django_db(transaction=True)
 def test_overlaps_and_consensus_are_made_by_jobs(world, campaign):
     job = Job.objects.get(task=tasks.measure_overlaps.name)  # asked for when bob submitted
-    execute(job.pk, tasks.measure_overlaps.body, worker="test")
+    execute(job, tasks.measure_overlaps.body)
     job.refresh_from_db()
     assert (job.state, job.result) == ("succeeded", {"pairs": 1})
     assert Overlap.objects.get().dice == 1.0
     assert overlaps.request_measurement(campaign, by=None) is None
 
     job = consensus.request(campaign, by=world.manager, name="Agreed")
-    execute(job.pk, tasks.publish_consensus.body, worker="test")
+    execute(job, tasks.publish_consensus.body)
     job.refresh_from_db()
     reference = ReferenceStandard.objects.get()
     assert job.state == "succeeded"
@@ -50,7 +50,7 @@ def test_overlaps_and_consensus_are_made_by_jobs(world, campaign):
 def test_a_consensus_that_has_become_impossible_fails_in_words(world, campaign):
     job = consensus.request(campaign, by=world.manager, name="Agreed")
     submit(task_of(campaign, world.bob), "no")
-    execute(job.pk, tasks.publish_consensus.body, worker="test")
+    execute(job, tasks.publish_consensus.body)
     job.refresh_from_db()
     assert job.state == "failed"
     assert job.cause == "No case has enough reads that agree."

@@ -14,6 +14,7 @@ from portal.accounts.models import Role
 from portal.runtime import liveness
 from tests.factories import ProjectFactory
 from tests.inference.jobs import sample_tasks
+from tests.jobs import claimed
 
 pytestmark = pytest.mark.django_db
 
@@ -23,9 +24,7 @@ def submit(project, title: str = "Mark", task=sample_tasks.mark) -> Job:
 
 
 def running(project, title: str = "Mark") -> Job:
-    job = services.claim(submit(project, title).pk, worker="w1")
-    assert job is not None
-    return job
+    return claimed(submit(project, title))
 
 
 def live(client, address: str, etag: str = ""):
@@ -58,7 +57,7 @@ def test_workers_tell_what_they_have_and_on_what_they_work(browser, project):
     told = {"queues": ["train"], "concurrency": 1, "machine": "gpu-box", "cores": 16, "memory": 3 * gigabyte,
             "memory_free": 40 * gigabyte, "memory_total": 64 * gigabyte, "devices": [card]}  # fmt: skip
     liveness.give_sign("train@gpu-box", ["train"], told)
-    services.claim(submit(project, "Train on brains").pk, worker="train@gpu-box pid 4711")
+    claimed(submit(project, "Train on brains"), worker="train@gpu-box pid 4711")
     engineer = browser(Role.ENGINEER)
     page = engineer.get("/jobs/").content.decode()
     row = page.split("<h2>Workers</h2>")[1]
@@ -68,7 +67,7 @@ def test_workers_tell_what_they_have_and_on_what_they_work(browser, project):
 
     # A job of a project that one does not see is no news.
     other = ProjectFactory()
-    services.claim(submit(other, "Secret study").pk, worker="train@gpu-box pid 4712")
+    claimed(submit(other, "Secret study"), worker="train@gpu-box pid 4712")
     page = engineer.get("/jobs/").content.decode()
     assert "a job of another project" in page
     assert "Secret study" not in page
@@ -163,7 +162,7 @@ def test_a_later_attempt_s_points_replace_those_of_the_first(browser, project):
     services.write_metric(job.pk, job.claim, "train_loss", 1, 0.9)
     services.write_metric(job.pk, job.claim, "train_loss", 2, 0.8)
     services.release(job.pk, job.claim, "stopped")
-    job = services.claim(job.pk, worker="w2")
+    job = claimed(job, worker="w2")
     services.write_metric(job.pk, job.claim, "train_loss", 2, 0.7)
     services.write_metric(job.pk, job.claim, "train_loss", 3, float("nan"))
     [curve] = live(browser(Role.VIEWER), f"/jobs/{job.pk}/").json()["curves"]
@@ -208,3 +207,40 @@ def test_cases_without_a_result_are_listed_with_their_cause(browser, project):
     assert "The study has no images." in page
     assert "C-007" in page
     assert "C-008" not in page
+
+
+def test_priority_is_changed_on_the_page_and_moves_the_job(browser, project):
+    submit(project, "First in line")
+    job = submit(project, "Second in line")
+    client = browser(Role.ENGINEER)
+    assert client.post(f"/jobs/{job.pk}/priority/", {"priority": "urgent", "next": "jobs"}).status_code == 302
+    page = client.get("/jobs/").content.decode()
+    assert page.index("Second in line") < page.index("First in line")
+    assert "queued with urgent priority" in page
+    assert client.post(f"/jobs/{job.pk}/priority/", {"priority": "x"}).status_code == 400
+    viewer = browser(Role.VIEWER).get("/jobs/").content.decode()
+    assert "urgent priority" in viewer
+    assert 'name="priority"' not in viewer
+
+
+def test_queues_tell_what_waits_how_long_and_which_has_no_worker(browser, project):
+    going = running(project, "Going")
+    waiting = submit(project, "Waits")
+    submit(ProjectFactory(), "Theirs")
+    Job.objects.filter(pk=waiting.pk).update(queued_at=timezone.now() - timedelta(minutes=7))
+    page = browser(Role.ENGINEER).get("/jobs/").content.decode()
+    row = page.split("<b>train</b>")[1].split("</tr>")[0]
+    assert 'data-label="Waiting">2<' in row  # of all projects
+    assert 'data-label="Running">1<' in row
+    assert "7:00 min" in row or "7:01 min" in row
+    assert "None: jobs stand still" in row
+    assert "<h2>Queues</h2>" not in browser(Role.VIEWER).get("/jobs/").content.decode()
+    assert going.state == "running"
+
+
+def test_time_left_is_said_not_to_be_known_where_the_progress_does_not_tell(browser, project):
+    job = running(project)
+    Job.objects.filter(pk=job.pk).update(started_at=timezone.now() - timedelta(minutes=1))
+    client = browser(Role.ENGINEER)
+    assert "time left not known yet" in client.get("/jobs/").content.decode()
+    assert "time left not known yet" in client.get(f"/jobs/{job.pk}/").content.decode()

@@ -14,7 +14,6 @@ from django.urls import reverse
 from PIL import Image
 
 from inference.jobs.models import Job
-from inference.jobs.run import execute
 from portal.accounts.models import Role
 from portal.worklist.tasks import import_pictures
 from studies.cohorts import services
@@ -24,6 +23,7 @@ from studies.duplicates import services as duplicates
 from studies.duplicates.models import Pair
 from studies.models import Embargo, Patient, Refusal
 from tests.factories import ProjectFactory, UserFactory, ct_pixels, make_ct_series, member
+from tests.jobs import execute
 
 pytestmark = pytest.mark.django_db
 
@@ -311,7 +311,7 @@ def test_an_archive_of_pictures_is_imported_by_a_job(client, project, engineer, 
     )
     job = Job.objects.get()
     assert sent.url == reverse("job", args=[job.pk])
-    execute(job.pk, import_pictures.body, worker="test", time_limit=None)
+    execute(job, import_pictures.body)
     job.refresh_from_db()
     assert job.state == "succeeded", (job.cause, list(job.log.values_list("text", flat=True)))
     assert (job.result["stored"], job.result["refused"], job.result["classes"]) == (2, 1, {"x": 1, "y": 1})
@@ -324,7 +324,7 @@ def test_an_archive_of_pictures_is_imported_by_a_job(client, project, engineer, 
 def test_an_archive_without_a_table_is_a_failure_in_words(client, project, engineer):
     client.post(reverse("pictures"), {"project": "chest", "cohort": "A", "file": archive(**{"a.png": png(1)})})
     job = Job.objects.get()
-    execute(job.pk, import_pictures.body, worker="test", time_limit=None)
+    execute(job, import_pictures.body)
     job.refresh_from_db()
     assert job.state == "failed"
     assert "no table" in job.cause

@@ -11,7 +11,6 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from inference.jobs.models import Job
-from inference.jobs.run import execute
 from portal.accounts.audit.models import AuditEvent
 from portal.accounts.models import Role
 from portal.worklist.tasks import export_deidentified
@@ -20,6 +19,7 @@ from studies.deid import keys, services
 from studies.deid.models import Export, PixelReview
 from studies.deid.profile import Profile
 from tests.factories import ProjectFactory, UserFactory, ct_datasets, ct_slice, member, store_datasets
+from tests.jobs import execute
 
 with_worker = pytest.mark.django_db(transaction=True)
 pytestmark = pytest.mark.django_db
@@ -52,7 +52,7 @@ def cohort_of(project, **values):
 def run_job(export):
     """As a worker does."""
     for job in Job.objects.filter(task=export_deidentified.name, state="queued"):
-        execute(job.pk, export_deidentified.body, worker="test")
+        execute(job, export_deidentified.body)
     export.refresh_from_db()
 
 
