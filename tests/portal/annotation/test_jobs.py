@@ -3,6 +3,7 @@
 import pytest
 
 from inference.jobs.models import Job
+from inference.jobs.task import TASKS
 from portal.annotation import consensus, overlaps, tasks
 from portal.annotation.models import Overlap
 from portal.celery import app
@@ -23,7 +24,7 @@ def campaign(world):
 
 def test_workers_know_the_tasks():
     app.loader.import_default_modules()
-    assert {tasks.measure_overlaps.name, tasks.publish_consensus.name} <= set(app.tasks)
+    assert {tasks.measure_overlaps.name, tasks.publish_consensus.name} <= set(TASKS)
 
 
 @pytest.mark.django_db(transaction=True)
