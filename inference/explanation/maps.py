@@ -8,7 +8,6 @@ the image and tells how much the answer falls; it needs nothing but the answers.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,10 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from inference.errors import ExplanationError
+from inference.explanation.settings import BASELINES, patch_starts
 
-METHODS = {"grad_cam": "Grad-CAM", "occlusion": "Occlusion"}
-BASELINES = ("mean", "minimum")
-MOST_POSITIONS = 20_000
 AT_ONCE = 16
 
 Scores = Callable[[Tensor], Tensor]
@@ -151,11 +148,6 @@ def occlusion(
     return (total / times).float()
 
 
-def positions(size: Sequence[int], patch: Sequence[int], stride: Sequence[int]) -> int:
-    """How many patches `occlusion` covers. Raises `ExplanationError`."""
-    return math.prod(len(starts) for starts in _starts(size, patch, stride))
-
-
 _SLIDING = (
     nn.Conv2d, nn.Conv3d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool2d, nn.AvgPool3d,
 )  # fmt: skip
@@ -181,27 +173,8 @@ def _check_label(logits: Tensor, label: int) -> None:
         )
 
 
-def _starts(size: Sequence[int], patch: Sequence[int], stride: Sequence[int]) -> list[list[int]]:
-    if not len(size) == len(patch) == len(stride) or any(n < 1 for n in (*patch, *stride)):
-        raise ExplanationError("Patch and stride need a whole number from 1 for each axis.", "Correct the settings.")
-    if any(n > s for n, s in zip(patch, size, strict=True)):
-        by = " × ".join(map(str, size))
-        raise ExplanationError(f"The patch is larger than what the model sees ({by}).", "Choose a smaller patch.")
-    made = []
-    for n, width, step in zip(size, patch, stride, strict=True):
-        starts = list(range(0, n - width + 1, step))
-        made.append(starts if starts[-1] == n - width else [*starts, n - width])
-    if any(b - a > width for starts, width in zip(made, patch, strict=True) for a, b in itertools.pairwise(starts)):
-        raise ExplanationError("The stride is larger than the patch, so parts are never covered.", "Lower the stride.")
-    if (count := math.prod(map(len, made))) > MOST_POSITIONS:
-        raise ExplanationError(
-            f"That is {count:,} patches; at most {MOST_POSITIONS:,} are covered.", "Choose a larger patch or stride."
-        )
-    return made
-
-
 def _places(size: Sequence[int], patch: Sequence[int], stride: Sequence[int]) -> list[tuple[slice, ...]]:
-    corners = itertools.product(*_starts(size, patch, stride))
+    corners = itertools.product(*patch_starts(size, patch, stride))
     return [tuple(slice(a, a + n) for a, n in zip(corner, patch, strict=True)) for corner in corners]
 
 

@@ -9,6 +9,8 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from inference.explanation import services as explanation
+from inference.explanation.settings import METHODS
 from inference.jobs.api import JobSerializer, PriorityField
 from inference.jobs.models import Job
 from inference.prediction import services
@@ -57,6 +59,18 @@ class RunModelSerializer(serializers.Serializer):
         return attrs
 
 
+class ExplainSerializer(serializers.Serializer):
+    method = serializers.ChoiceField(choices=list(METHODS.items()))
+    labels = serializers.ListField(
+        child=serializers.CharField(), required=False, default=list, help_text="Empty: the likeliest one"
+    )
+    patch = serializers.IntegerField(
+        required=False, min_value=1, default=None, help_text="Voxels of what the model sees"
+    )
+    stride = serializers.IntegerField(required=False, min_value=1, default=None)
+    baseline = serializers.CharField(required=False, default="mean", help_text="mean, minimum or a number")
+
+
 class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.GenericViewSet):
     """`?version=`, `?study=` and `?job=` (ids) narrow the list."""
 
@@ -74,6 +88,18 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewse
             if (value := self.request.query_params.get(name, "")).isdigit():
                 predictions = predictions.filter(**{name: int(value)})
         return predictions.order_by("-pk")
+
+    @extend_schema(request=ExplainSerializer, responses={201: JobSerializer})
+    @action(detail=True, methods=["post"])
+    def explain(self, request: Request, pk: str) -> Response:
+        """Queue maps of what moved a classifier's answer; the answer is the job, the maps then stand in `maps`."""
+        prediction = self.get_object()
+        need(request, Action.RUN, prediction.version.model.project)
+        asked = ExplainSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        with refusals():
+            job = explanation.start(prediction, **asked.validated_data, by=user_of(request))
+        return Response(JobSerializer(job).data, status=201)
 
     @extend_schema(request=RunModelSerializer, responses={201: JobSerializer})
     @action(detail=False, methods=["post"])

@@ -45,6 +45,7 @@ INSTALLED_APPS = [
     "inference.registry",
     "inference.training",
     "inference.prediction",
+    "inference.explanation",
     "inference.evaluation",
     "inference",
     "portal.annotation",

@@ -20,6 +20,7 @@ WORDS = {
     "user.connect": "Account taken over by single sign-on",
     "study.delete": "Study deleted",
     "study.move": "Study moved to another project",
+    "prediction.view": "Model result seen",
     "prediction.delete": "Model result deleted",
     "node.search": "Another archive searched",
     "user.create": "Account made",

@@ -23,6 +23,8 @@ def open_study(request: HttpRequest, pk: int) -> HttpResponse:
     query = {"StudyInstanceUIDs": study.study_instance_uid}
     if series := request.GET.get("series"):
         query["initialSeriesInstanceUID"] = series
+    if shown := request.GET.get("map"):
+        query["map"] = shown  # our extension lays it over its image at opening
     return HttpResponseRedirect(f"{base}{ROUTE}?{urlencode(query)}")
 
 

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
 from django.urls import NoReverseMatch, reverse
 
+from inference.explanation.settings import METHODS
 from inference.jobs.models import Job
 from portal.workbench import rounds as tables
 from studies.cohorts.models import Case, Split
@@ -17,6 +18,7 @@ WORDS = {
     "train": "Training",
     "import_model": "Model import",
     "predict": "Model run",
+    "explain": "Explanation",
     "evaluate": "Evaluation",
     "cross_validate": "Cross-validation",
     "measure_overlaps": "Agreement of readers",
@@ -53,6 +55,7 @@ def about(job: Job) -> About:
         _imported_model,
         _evaluation,
         _predictions,
+        _explanation,
         _transfers,
         _pictures,
         _failed_cases,
@@ -147,6 +150,20 @@ def _predictions(job: Job, found: About) -> None:
     found.results.append(("studies", f"{stored} in the archive", _address("studies")))
     found.kept = f"{stored} in the archive already; running the job again goes on with the others."
     found.lost = f"{stored} already and keep{'s' if count == 1 else ''} {'it' if count == 1 else 'them'}."
+
+
+def _explanation(job: Job, found: About) -> None:
+    if not job.task.endswith(".explain"):
+        return
+    found.lost = "No map is stored."
+    found.facts.append(("Method", METHODS.get(job.parameters["method"], ""), ""))
+    found.facts.append(("Labels", ", ".join(job.parameters["labels"]), ""))
+    address = reverse("prediction_explain", args=[job.parameters["prediction"]])
+    found.facts.append(("Result", "The answer that is explained", address))
+    if made := job.result.get("maps"):
+        found.results.append(
+            ("open", f"{len(made)} map{'' if len(made) == 1 else 's'}, to open over the image", address)
+        )
 
 
 def _transfers(job: Job, found: About) -> None:

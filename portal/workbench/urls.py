@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, URLResolver, path
 
-from portal.workbench import job_views, model_views, registry_views, run_views, training_views
+from portal.workbench import explanation_views, job_views, model_views, registry_views, run_views, training_views
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/", job_views.jobs, name="jobs"),
@@ -20,5 +20,6 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("models/versions/<int:pk>/promote/", model_views.promote, name="promote"),
     path("training/new/", training_views.training_create, name="training_create"),
     path("runs/new/", run_views.run_create, name="run_create"),
+    path("predictions/<int:pk>/explain/", explanation_views.prediction_explain, name="prediction_explain"),
     path("evaluations/new/", run_views.evaluate_create, name="evaluate_create"),
 ]

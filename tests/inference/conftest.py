@@ -23,10 +23,11 @@ def media(settings, tmp_path: Path) -> Path:
 def run_job(broker, transactional_db) -> Callable[[Job | None], Job]:
     """Runs a queued job as a worker would: claim, body, end. The heartbeat needs committed rows."""
     from inference.evaluation.tasks import evaluate
+    from inference.explanation.tasks import explain
     from inference.prediction.tasks import predict
     from inference.training.tasks import cross_validate, train
 
-    bodies = {task.name: task.body for task in (train, cross_validate, predict, evaluate)}
+    bodies = {task.name: task.body for task in (train, cross_validate, predict, explain, evaluate)}
 
     def run(job: Job | None) -> Job:
         assert job is not None

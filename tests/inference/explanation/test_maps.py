@@ -12,6 +12,7 @@ from torch import nn
 
 from inference.errors import ExplanationError
 from inference.explanation import maps
+from inference.explanation.settings import patch_starts
 from inference.networks import table
 
 
@@ -229,7 +230,7 @@ def test_occlusion_is_that_of_monai():
 
 
 def test_the_last_patch_ends_at_the_border():
-    assert maps.positions((10, 7), (4, 4), (4, 4)) == 3 * 2
+    assert patch_starts((10, 7), (4, 4), (4, 4)) == [[0, 4, 6], [0, 3]]
     found = maps.occlusion(linear, torch.randn(1, 1, 12, 10), patch=(5, 4), stride=(5, 4))
     assert bool(torch.isfinite(found).all())
 
@@ -246,7 +247,7 @@ def test_patches_that_make_no_sense_are_refused(patch, stride, words):
 
 def test_too_many_patches_are_refused_before_the_work():
     with pytest.raises(ExplanationError, match="at most"):
-        maps.positions((64, 64, 64), (2, 2, 2), (1, 1, 1))
+        patch_starts((64, 64, 64), (2, 2, 2), (1, 1, 1))
 
 
 def test_occlusion_stops_when_asked():

@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class ExplanationConfig(AppConfig):
+    name = "inference.explanation"
+    label = "explanation"
