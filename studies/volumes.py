@@ -41,10 +41,19 @@ def load_label_map(series: Series, like: Volume, labels: Sequence[Label] | None 
 
     Of several objects in the series the one stored last counts. Raises `ImageError`.
     """
+    return segmentation.read(_newest(series), like, labels)
+
+
+def load_masks(series: Series, like: Volume, labels: Sequence[Label]) -> np.ndarray:
+    """bool [label, z, y, x]: as `load_label_map`, but structures that overlap keep all of their voxels."""
+    return segmentation.read_masks(_newest(series), like, labels)
+
+
+def _newest(series: Series) -> Dataset:
     instance = series.instances.defer("header", "frame_table").order_by("-id").first()
     if instance is None:
         raise ImageError("The segmentation series is empty.", "Run the model or import the masks again.", code="empty")
-    return segmentation.read(_read(instance), like, labels)
+    return _read(instance)
 
 
 def source_datasets(series: Series) -> list[Dataset]:

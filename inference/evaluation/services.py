@@ -14,13 +14,15 @@ from inference.evaluation import classification, overlap, summary
 from inference.evaluation.models import CaseResult, Evaluation
 from inference.jobs.models import Job
 from inference.jobs.services import submit
+from inference.prediction import results
 from inference.prediction.models import Prediction
+from inference.registry import manifest as manifests
 from inference.registry.models import ModelVersion
 from inference.training import class_cases
 from inference.training.services import find_reference
 from portal.accounts.models import User
 from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard, Split
-from studies.volumes import load_label_map, load_volume
+from studies.volumes import load_masks, load_volume
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,12 @@ def start(
 
 def structures_of(version: ModelVersion, reference: ReferenceStandard) -> list[str]:
     """The structures or classes that the model and the reference standard share. Raises `EvaluationError`."""
+    if version.manifest["task"] == "regression":
+        raise EvaluationError(
+            "The model gives values; reference standards hold classes and segmentations, with which they cannot be "
+            "compared.",
+            "Evaluate a model that classifies or segments.",
+        )
     classifies = version.manifest["task"] == "classification"
     if classifies != (reference.kind == ReferenceStandard.Kind.CLASSIFICATION):
         raise EvaluationError(
@@ -121,34 +129,33 @@ def measure(
     """The figures of one case, for each structure. Raises `ImageError`."""
     labels = version.manifest["labels"]
     if version.manifest["task"] == "classification":
-        likeliest = max(structures, key=lambda name: prediction.scores[name])
+        decided = results.decided({name: prediction.scores[name] for name in structures}, version.manifest)
         return {
             name: summary.CaseFigures(
                 case=entry.case.name,
                 patient=entry.case.cohort_patient.patient_id,
                 present=entry.values["class"] == name,
-                predicted=likeliest == name,
+                predicted=decided[name],
                 score=prediction.scores[name],
             )
             for name in structures
         }
     volume = load_volume(entry.case.image)
-    truth = load_label_map(entry.segmentation, volume, labels)  # type: ignore[arg-type]
-    found = load_label_map(prediction.segmentation, volume, labels)  # type: ignore[arg-type]
-    threshold = version.manifest.get("output", {}).get("threshold", 0.5)
+    truth = load_masks(entry.segmentation, volume, labels)  # type: ignore[arg-type]
+    found = load_masks(prediction.segmentation, volume, labels)  # type: ignore[arg-type]
+    limits = manifests.thresholds(version.manifest)
     figures = {}
-    for label in labels:
-        name, number = label["name"], label["number"]
+    for name, wanted, seen in zip([label["name"] for label in labels], truth, found, strict=True):
         if name not in structures:
             continue
         score = prediction.scores.get(name)
         figures[name] = summary.CaseFigures(
             case=entry.case.name,
             patient=entry.case.cohort_patient.patient_id,
-            present=bool((truth == number).any()),
-            predicted=score >= threshold if score is not None else bool((found == number).any()),
+            present=bool(wanted.any()),
+            predicted=score >= limits[name] if score is not None else bool(seen.any()),
             score=score,
-            values=summary.compare(truth == number, found == number, volume.spacing),
+            values=summary.compare(wanted, seen, volume.spacing),
         )
     return figures
 

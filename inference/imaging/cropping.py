@@ -67,6 +67,13 @@ def cut(volume: Volume, box: Sequence[slice]) -> Volume:
     )
 
 
+def place(part: Volume, whole: Volume) -> list[slice]:
+    """Where a part that was cut out of `whole` lies in it."""
+    offset = np.asarray(whole.direction).T @ (np.asarray(part.origin) - np.asarray(whole.origin))
+    start = np.rint(offset[::-1] / np.asarray(whole.spacing)).astype(int)
+    return [slice(int(first), int(first) + size) for first, size in zip(start, part.shape, strict=True)]
+
+
 def _around(mask: np.ndarray, spacings: Sequence[float], margin: float) -> list[slice]:
     box = []
     for axis, (size, spacing) in enumerate(zip(mask.shape, spacings, strict=True)):

@@ -23,6 +23,9 @@ from studies.dicom.volume import Volume
 Step = dict[str, Any]
 
 
+CROPS = ("crop_foreground", "crop_body")  # what they keep depends on the values, not on the grid alone
+
+
 def scale(volume: Volume, *, factor: float, offset: float) -> Volume:
     """factor · value + offset, for networks that learned on another scale."""
     return volume.like(volume.array.astype(np.float32) * np.float32(factor) + np.float32(offset))
@@ -249,11 +252,29 @@ def prepare(volume: Volume, steps: Sequence[Step]) -> Volume:
 
     Raises `PreprocessingError`, also where image or result hold values that are no numbers.
     """
-    check_numbers(volume)
+    return prepare_all([volume], steps)[0]
+
+
+def prepare_all(volumes: Sequence[Volume], steps: Sequence[Step]) -> list[Volume]:
+    """Run checked steps on images of one grid, such as registered sequences; they stay on one grid.
+
+    Every step sees each image by itself, but what is cropped is the same of all: crop_foreground keeps what is bright
+    in any of them, crop_body goes by the first. Raises `PreprocessingError`.
+    """
+    made = list(volumes)
+    for volume in made:
+        check_numbers(volume)
     for step in steps:
-        volume = apply(volume, step)
-    made = volume.like(np.ascontiguousarray(volume.array, dtype=np.float32))
-    if not np.isfinite(made.array).all():
+        if step["name"] in CROPS and len(made) > 1:
+            guide = made[0]
+            if step["name"] == "crop_foreground":
+                guide = guide.like(np.max([volume.array for volume in made], axis=0))
+            kept = apply(guide, step)
+            made = [cropping.cut(volume, cropping.place(kept, volume)) for volume in made]
+        else:
+            made = [apply(volume, step) for volume in made]
+    made = [volume.like(np.ascontiguousarray(volume.array, dtype=np.float32)) for volume in made]
+    if not all(np.isfinite(volume.array).all() for volume in made):
         raise PreprocessingError(
             "After preprocessing the image holds values that are no numbers (NaN or infinite).",
             "Look at the steps with the preview, and correct their settings.",

@@ -1,9 +1,9 @@
-"""Class probabilities for an image of any size, window by window."""
+"""Answers of a network about an image of any size, window by window, and about a whole image at once."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,9 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-AXES = {"z": -3, "y": -2, "x": -1}
-# One-voxel shifts (z, y, x), in the order in which they are added.
-SHIFTS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1))
+from inference.networks.sampling import Sample, Tally, activate, answering, samples
+
+Tick = Callable[[], None] | None
 
 
 def slicewise(network: nn.Module, images: Tensor, dimensions: int) -> Tensor:
@@ -31,61 +31,133 @@ def device_of(network: nn.Module) -> torch.device:
 
 
 def turn(images: Tensor) -> Tensor:
-    """[batch, channel, z, y, x] ↔ [batch, channel, x, y, z]."""
-    return images.transpose(-1, -3).contiguous()
+    """[batch, channel, z, y, x] ↔ [batch, channel, x, y, z]; [batch, channel, y, x] ↔ [batch, channel, x, y]."""
+    return images.transpose(-1, 2).contiguous()
+
+
+def with_neighbours(image: Tensor, slices: int) -> Tensor:
+    """2.5-D: [channel, z, y, x] to [channel · slices, z, y, x], where each slice has its neighbours as channels.
+
+    The channels of an input follow one another from the lowest slice to the highest; beyond the ends of the image its
+    last slice repeats.
+    """
+    if slices == 1:
+        return image
+    depth, reach = image.shape[1], slices // 2
+    index = torch.arange(depth, device=image.device)
+    shifted = [image[:, (index + step).clamp(0, depth - 1)] for step in range(-reach, reach + 1)]
+    return torch.stack(shifted, dim=1).flatten(0, 1)
+
+
+def dimensions_of(settings: Mapping[str, Any]) -> int:
+    return 2 if settings["window"][0] == 1 else 3
 
 
 def probabilities(
-    network: nn.Module, image: Tensor, settings: Mapping[str, Any], *, tick: Callable[[], None] | None = None
+    network: nn.Module, image: Tensor, settings: Mapping[str, Any], *, tick: Tick = None, activation: str = "softmax"
 ) -> Tensor:
-    """Softmax probabilities [c, z, y, x] for a prepared image [inputs, z, y, x], on the network's device.
+    """Probabilities [c, z, y, x] of one network; see `sampled`."""
+    return sampled([network], image, settings, tick=tick, activation=activation).mean
+
+
+def sampled(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    settings: Mapping[str, Any],
+    *,
+    activation: str = "softmax",
+    measure: str = "",
+    tick: Tick = None,
+) -> Tally:
+    """Answers [c, z, y, x] for a prepared image [inputs, z, y, x], on the networks' device.
 
     settings: the manifest's `inference`: `window` (z, y, x) voxels, z = 1 for networks in 2-D; `overlap` 0–1; `mirror`:
     axes whose mirror images are averaged; `shifts`: 0–4 one-voxel shifts that are averaged as well, since a network
-    whose first layer skips every other voxel sees another image then; `axes` "xyz" where the network wants its spatial
-    axes in that order. Windows are blended with a Gaussian; an image smaller than the window is padded by its edge
-    values.
+    whose first layer skips every other voxel sees another image then; `dropout`: passes with dropout on; `slices`:
+    neighbouring slices that a network in 2-D sees as channels; `axes` "xyz" where the network wants its spatial axes in
+    that order. Windows are blended with a Gaussian; an image smaller than the window is padded by its edge values.
     tick: called before every window, so that long work can be stopped.
     """
-    device = device_of(network)
-    dimensions = 2 if settings["window"][0] == 1 else 3
+    dimensions = dimensions_of(settings)
     turned = settings.get("axes", "zyx") == "xyz"
-    batch = image[None].to(device)
-    mirrors: list[tuple[int, ...]] = [()]
-    for axis in settings.get("mirror", ()):
-        mirrors += [(*axes, AXES[axis]) for axes in mirrors]
+    image = image.to(device_of(networks[0]))
+    tally = Tally(activation, measure)
 
-    def predict(window: Tensor) -> Tensor:
+    def answer(sample: Sample, network: nn.Module, window: Tensor) -> Tensor:
         if tick is not None:
             tick()
-        total: Tensor | None = None
-        for axes in mirrors:
-            flipped = torch.flip(window, axes) if axes else window
-            logits = turn(network(turn(flipped))) if turned else slicewise(network, flipped, dimensions)
-            share = torch.softmax(logits.float(), dim=1)
-            share = torch.flip(share, axes) if axes else share
-            total = share if total is None else total + share
-        assert total is not None
-        return total / len(mirrors)
-
-    def slide(whole: Tensor) -> Tensor:
-        result = sliding_window_inference(
-            whole,
-            roi_size=settings["window"],
-            sw_batch_size=1,
-            predictor=predict,
-            overlap=settings.get("overlap", 0.5),
-            mode="gaussian",
-            padding_mode="replicate",
-        )
-        assert isinstance(result, Tensor)
-        return result[0]
+        flipped = torch.flip(window, sample.mirror) if sample.mirror else window
+        share = activate(_logits(network, flipped, dimensions, turned), activation)
+        return torch.flip(share, sample.mirror) if sample.mirror else share
 
     with torch.inference_mode():
-        result = slide(batch)
-        shifts = SHIFTS[1 : 1 + int(settings.get("shifts", 0))]
-        for shift in shifts:
-            z, y, x = shift
-            moved = slide(pad(batch, (x, 0, y, 0, z, 0), mode="replicate"))
-            result = result + moved[:, z:, y:, x:]
-        return result / (1 + len(shifts))
+        for sample in samples(networks, settings):
+            z, y, x = sample.shift
+            moved = pad(image[None], (x, 0, y, 0, z, 0), mode="replicate")[0] if any(sample.shift) else image
+            with answering(sample) as network:
+                found = sliding_window_inference(
+                    with_neighbours(moved, int(settings.get("slices", 1)))[None],
+                    roi_size=settings["window"],
+                    sw_batch_size=1,
+                    predictor=lambda window, sample=sample, network=network: answer(sample, network, window),
+                    overlap=settings.get("overlap", 0.5),
+                    mode="gaussian",
+                    padding_mode="replicate",
+                )
+            assert isinstance(found, Tensor)
+            tally.add(found[0, :, z:, y:, x:])
+    return tally
+
+
+def of_whole_image(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    settings: Mapping[str, Any],
+    *,
+    dimensions: int,
+    activation: str,
+    measure: str = "",
+    tick: Tick = None,
+) -> Tally:
+    """Answers [c] about a prepared image [inputs, z, y, x] as a whole, on the networks' device.
+
+    A network in 3-D sees the image, one in 2-D its middle slice (`pooling` "centre") or every slice, of whose answers
+    the mean or the maximum counts ("mean", "max"). `mirror`, `shifts`, `dropout`, `slices` and `axes` as in `sampled`.
+    """
+    turned = settings.get("axes", "zyx") == "xyz"
+    pooling = settings.get("pooling", "centre")
+    image = image.to(device_of(networks[0]))
+    depth, rows, columns = image.shape[1:]
+    tally = Tally(activation, measure)
+    with torch.inference_mode():
+        for sample in samples(networks, settings):
+            z, y, x = sample.shift
+            moved = pad(image[None], (x, 0, y, 0, z, 0), mode="replicate")[0, :, :depth, :rows, :columns]
+            moved = torch.flip(moved, sample.mirror) if sample.mirror else moved
+            if dimensions == 3:
+                batches = [moved[None]]
+            else:
+                stack = with_neighbours(moved, int(settings.get("slices", 1))).transpose(0, 1)  # [z, c, y, x]
+                middle = (depth - 1) // 2
+                batches = list(
+                    (stack[middle : middle + 1] if pooling == "centre" else stack).split(1)
+                )  # programs know one batch size
+            shares = []
+            with answering(sample) as network:
+                for batch in batches:
+                    if tick is not None:
+                        tick()
+                    shares.append(activate(network(turn(batch) if turned else batch), activation))
+            every = torch.cat(shares)
+            tally.add(every.amax(dim=0) if pooling == "max" else every.mean(dim=0))
+    return tally
+
+
+def _logits(network: nn.Module, window: Tensor, dimensions: int, turned: bool) -> Tensor:
+    """Logits [b, c, z, y, x] of a window of that order of axes."""
+    if not turned:
+        return slicewise(network, window, dimensions)
+    if dimensions == 3:
+        return turn(network(turn(window)))
+    across = window.transpose(-1, -2)
+    return slicewise(network, across, 2).transpose(-1, -2).contiguous()

@@ -1,10 +1,10 @@
-"""A bundle at work: a volume in, a label map on the same grid out. No database."""
+"""A bundle at work: an image in, an `Output` out. No database."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,49 +14,138 @@ from torch import nn
 
 from inference.errors import PredictionError
 from inference.imaging import grids, preprocessing
-from inference.networks.sliding_window import probabilities
-from inference.prediction.output import Output
+from inference.networks import sampling, sliding_window
+from inference.prediction.output import Map, Output
+from inference.registry import manifest as manifests
 from inference.registry import programs
 from inference.registry.bundle import Bundle
+from inference.registry.manifest import Manifest
 from inference.training.fit import use_all_cores
 from studies.dicom.volume import Volume
 
 WARM_MODELS = 2
+Tick = Callable[[], None] | None
 
 
 @dataclass(frozen=True)
 class LoadedModel:
+    """A bundle with its network on a device; `others` are the further members of an ensemble."""
+
     bundle: Bundle
     network: nn.Module
     device: torch.device
+    others: tuple[nn.Module, ...] = ()
 
-    def predict(self, volume: Volume, *, tick: Callable[[], None] | None = None) -> Output:
-        """Prepare as in training, slide the window, go back to the original grid, take the likeliest class.
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.network, *self.others)
 
+    def predict(self, volume: Volume, *, others: Sequence[Volume] = (), tick: Tick = None) -> Output:
+        """Prepare as in training, ask the network, and bring what it says back to the grid of `volume`.
+
+        others: what the model's further inputs see, in the manifest's order, on the grid of `volume`.
         tick: called before every window. Raises `PreprocessingError` and `PredictionError`.
         """
         manifest = self.bundle.manifest
-        prepared = preprocessing.prepare(volume, manifest["preprocessing"])
-        check_size(manifest, prepared)
-        if manifest["task"] == "classification":
-            return self._classify(prepared)
-        found = probabilities(
-            self.network, torch.from_numpy(prepared.array)[None], manifest["inference"], tick=tick
-        ).cpu()
-        return to_output(found.numpy(), prepared, volume, manifest["labels"])
+        check_channels(manifest, 1 + len(others))
+        check_anisotropy(manifest, volume)
+        own = [
+            preprocessing.prepare(image, entry["preprocessing"]) if entry.get("preprocessing") else image
+            for image, entry in zip([volume, *others], manifest["inputs"], strict=True)
+        ]
+        prepared = preprocessing.prepare_all(own, manifest["preprocessing"])
+        check_size(manifest, prepared[0])
+        if manifest["task"] == "segmentation":
+            return self._segment(prepared, volume, tick)
+        return self._judge(prepared, tick)
 
-    def _classify(self, prepared: Volume) -> Output:
+    def _judge(self, prepared: Sequence[Volume], tick: Tick) -> Output:
+        """The image as a whole: probabilities of classes or labels, or values."""
         manifest = self.bundle.manifest
-        image = torch.from_numpy(grids.to_size(prepared.array, manifest["inference"]["window"]))[None, None]
-        image = image.to(self.device)
-        with torch.inference_mode():
-            logits = self.network(image[:, :, 0] if manifest["network"]["dimensions"] == 2 else image)
-        shares = torch.softmax(logits[0].float(), dim=0).tolist()
-        return Output(dict(zip((label["name"] for label in manifest["labels"]), shares, strict=True)))
+        settings, labels = manifest["inference"], manifest["labels"]
+        measure = settings.get("uncertainty", "")
+        size = list(settings["window"])
+        if manifest["network"]["dimensions"] == 2 and (settings.get("pooling") or settings.get("slices", 1) > 1):
+            size[0] = prepared[0].shape[0]
+        image = np.stack([grids.to_size(one.array, size) for one in prepared])
+        tally = sliding_window.of_whole_image(
+            self.networks,
+            torch.from_numpy(image),
+            settings,
+            dimensions=manifest["network"]["dimensions"],
+            activation=manifest["output"]["activation"],
+            measure=measure,
+            tick=tick,
+        )
+        found = tally.mean.tolist()
+        if manifest["task"] == "regression":
+            spread = tally.variance().sqrt().tolist() if measure else [None] * len(labels)
+            return Output({}, values=to_values(found, spread, labels), uncertainty=self._uncertainty(None))
+        uncertainty = tally.uncertainty()
+        return Output(
+            {label["name"]: share for label, share in zip(labels, found, strict=True)},
+            uncertainty=self._uncertainty(None if uncertainty is None else float(uncertainty)),
+        )
+
+    def _segment(self, prepared: Sequence[Volume], volume: Volume, tick: Tick) -> Output:
+        manifest = self.bundle.manifest
+        activation = manifest["output"]["activation"]
+        tally = sliding_window.sampled(
+            self.networks,
+            torch.from_numpy(np.stack([one.array for one in prepared])),
+            manifest["inference"],
+            activation=activation,
+            measure=manifest["inference"].get("uncertainty", ""),
+            tick=tick,
+        )
+        found, uncertainty = tally.mean.cpu().numpy(), tally.uncertainty()
+        place, labels = prepared[0], manifest["labels"]
+        if activation == "sigmoid":
+            parts = to_masks(found, place, volume, labels, manifests.thresholds(manifest))
+        else:
+            parts = to_label_map(found, place, volume, labels)
+        maps = []
+        told: dict[str, Any] = {}
+        if uncertainty is not None:
+            measure = manifest["inference"]["uncertainty"]
+            array = grids.resample_channels(uncertainty.cpu().numpy()[None], place, volume, outside=[0.0])[0]
+            inside = parts.masks.any(axis=0) if parts.masks is not None else parts.label_map > 0  # type: ignore[operator]
+            told = self._uncertainty(float(array[inside].mean()) if inside.any() else None)
+            told["over"] = "voxels of the structures found"
+            maps.append(Map("uncertainty", "", volume.like(array), measure, sampling.UNITS[measure]))
+        if "probability" in manifest["output"].get("maps", ()):
+            first = len(found) - len(labels)  # past the background
+            for channel, label in zip(found[first:], labels, strict=True):
+                array = grids.resample_channels(channel[None], place, volume, outside=[0.0])[0]
+                maps.append(Map("probability", label["name"], volume.like(array), "probability"))
+        return Output(
+            parts.scores,
+            parts.label_map,
+            masks=parts.masks,
+            volumes_ml=parts.volumes_ml,
+            maps=maps,
+            uncertainty=told,
+        )
+
+    def _uncertainty(self, value: float | None) -> dict[str, Any]:
+        """With the name of the method beside the number; empty where the manifest asks for none."""
+        settings = self.bundle.manifest["inference"]
+        measure = settings.get("uncertainty", "")
+        if not measure:
+            return {}
+        regression = self.bundle.manifest["task"] == "regression"
+        return {
+            "measure": "standard_deviation" if regression else measure,
+            "unit": "" if regression else sampling.UNITS[measure],
+            "value": value,
+            "method": sampling.method(len(self.networks), settings),
+            "samples": sampling.count(len(self.networks), settings),
+        }
 
 
-def to_output(found: np.ndarray, prepared: Volume, volume: Volume, labels: list[dict[str, Any]]) -> Output:
-    """Probabilities [c, z, y, x] on the grid of `prepared` as label map and figures on the grid of `volume`."""
+def to_label_map(found: np.ndarray, prepared: Volume, volume: Volume, labels: list[dict[str, Any]]) -> Output:
+    """Probabilities [background and labels, z, y, x] on the grid of `prepared` as label map and figures on the grid of
+    `volume`: the likeliest wins."""
     best = np.full(volume.shape, -1.0, dtype=np.float32)
     label_map = np.zeros(volume.shape, dtype=np.uint8)
     for number in range(len(found)):  # one class at a time: a whole CT in all classes would not fit
@@ -72,7 +161,50 @@ def to_output(found: np.ndarray, prepared: Volume, volume: Volume, labels: list[
     )
 
 
-def check_size(manifest: dict[str, Any], prepared: Volume) -> None:
+def to_masks(
+    found: np.ndarray, prepared: Volume, volume: Volume, labels: list[dict[str, Any]], limits: dict[str, float]
+) -> Output:
+    """Probabilities [label, z, y, x] on the grid of `prepared` as masks that may overlap on the grid of `volume`: each
+    label from its own threshold on."""
+    masks = np.zeros((len(labels), *volume.shape), dtype=bool)
+    for place, label in enumerate(labels):
+        share = grids.resample_channels(found[place : place + 1], prepared, volume, outside=[0.0])[0]
+        masks[place] = share >= limits[label["name"]]
+    return Output(
+        {label["name"]: float(channel.max()) for label, channel in zip(labels, found, strict=True)},
+        masks=masks,
+        volumes_ml={
+            label["name"]: float(mask.sum() * volume.voxel_volume_ml) for label, mask in zip(labels, masks, strict=True)
+        },
+    )
+
+
+def to_values(
+    found: Sequence[float], spread: Sequence[float | None], labels: list[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What a regression gave, in the target's own unit: output · scale + mean. sd: over the answers averaged."""
+    values: dict[str, dict[str, Any]] = {}
+    for label, number, sd in zip(labels, found, spread, strict=True):
+        scale = float(label.get("scale", 1.0))
+        value: dict[str, Any] = {
+            "value": number * scale + float(label.get("mean", 0.0)),
+            "unit": label.get("unit", "1"),
+        }
+        values[label["name"]] = value if sd is None else {**value, "sd": sd * abs(scale)}
+    return values
+
+
+def check_channels(manifest: Manifest, found: int) -> None:
+    """Raise `PredictionError` where the model takes another number of images."""
+    names = [one.get("name", "image") for one in manifest["inputs"]]
+    if found != len(names):
+        raise PredictionError(
+            f"The model takes {len(names)} images ({', '.join(names)}), and {found} were given.",
+            "Choose a series for each input of the model.",
+        )
+
+
+def check_size(manifest: Manifest, prepared: Volume) -> None:
     """Raise `PredictionError` where the prepared image is too small for this model to say anything."""
     smallest = manifest["inputs"][0].get("smallest") or [2, 2, 2]
     if any(have < want for have, want in zip(prepared.shape, smallest, strict=True)):
@@ -85,25 +217,55 @@ def check_size(manifest: dict[str, Any], prepared: Volume) -> None:
         )
 
 
-def check_modality(manifest: dict[str, Any], modality: str) -> None:
-    """Raise `PredictionError` where the model was not made for this modality."""
-    accepted = manifest["inputs"][0].get("modality") or []
-    if accepted and modality not in accepted:
+def check_anisotropy(manifest: Manifest, volume: Volume) -> None:
+    """Raise `PredictionError` where the voxels are longer, compared with their width, than the model was made for."""
+    largest = manifest["inputs"][0].get("anisotropy")
+    if volume.shape[0] == 1:  # a single image has no thickness that would tell anything
+        return
+    found = max(volume.spacing) / min(volume.spacing)
+    if largest and found > largest * 1.001:
+        spacing = "×".join(f"{n:.3g}" for n in volume.spacing)
         raise PredictionError(
-            f"The image is {modality or 'of unknown modality'}, the model works on {' or '.join(accepted)}.",
+            f"The voxels are {spacing} mm (z, y, x), {found:.1f} times as long as wide; "
+            f"the model was made for at most {largest:.3g} times.",
+            "Choose a series with thinner slices, or a model that was trained on thick ones.",
+        )
+
+
+def check_modality(manifest: Manifest, modality: str, *, number: int = 0) -> None:
+    """Raise `PredictionError` where that input of the model was not made for this modality."""
+    entry = manifest["inputs"][number]
+    accepted = entry.get("modality") or []
+    if accepted and modality not in accepted:
+        what = "The image" if len(manifest["inputs"]) == 1 else f"The series for {entry.get('name', number + 1)}"
+        raise PredictionError(
+            f"{what} is {modality or 'of unknown modality'}, the model works on {' or '.join(accepted)}.",
             f"Choose a series of modality {' or '.join(accepted)}, or another model.",
         )
 
 
 def load(bundle: Bundle) -> LoadedModel:
-    """The network on the graphics card where there is one, else on all cores. Raises `BundleError`."""
+    """The networks on the graphics card where there is one, else on all cores. Raises `BundleError`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     use_all_cores()
-    network = bundle.network().to(device)
-    spec = bundle.manifest["network"]
-    if spec["dimensions"] == 3 and spec["name"] not in programs.FILES:
-        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return LoadedModel(bundle, network, device)
+    specs = bundle.specs
+    networks = []
+    for spec, made in zip(specs, bundle.networks(), strict=True):
+        network = made.to(device)
+        if spec["dimensions"] == 3 and spec["name"] not in programs.FILES:
+            network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        networks.append(network)
+    check_dropout(bundle.manifest, networks)
+    return LoadedModel(bundle, networks[0], device, tuple(networks[1:]))
+
+
+def check_dropout(manifest: Manifest, networks: Sequence[nn.Module]) -> None:
+    """Raise `PredictionError` where passes with dropout are asked of a network that has none."""
+    if manifest["inference"].get("dropout") and not all(sampling.dropouts(network) for network in networks):
+        raise PredictionError(
+            "The manifest asks for passes with dropout, and the network has no dropout layer that could be turned on.",
+            "Set inference.dropout to 0, or train the network with dropout.",
+        )
 
 
 class WarmModels:

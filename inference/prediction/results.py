@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.db import transaction
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
 from inference.errors import PredictionError
 from inference.jobs.models import Job
 from inference.prediction.models import Prediction, PredictionMap
 from inference.prediction.output import Map, Output
+from inference.registry import manifest as manifests
+from inference.registry.manifest import Manifest
 from inference.registry.models import ModelVersion
 from portal.accounts.models import User
-from studies.dicom import segmentation
+from studies.dicom import parametric_map, segmentation, structured_report
 from studies.dicom.volume import Volume
 from studies.ingest.store import store_dataset
 from studies.models import ImportBatch, Origin, Series, Study
 from studies.volumes import source_datasets
 
-SEGMENTATION_NUMBER = 1000  # SeriesNumber of what version 0 of a model would make
+# SeriesNumbers of what version 0 of a model would make
+SEGMENTATION_NUMBER, REPORT_NUMBER, MAP_NUMBER = 1000, 3000, 5000
+UNIT_NAMES = {"1": "no units", "bit": "bit"}
 
 DELETED = ("The study was deleted while the model ran on it.", "Nothing was stored. Import it again to run it.")
 
@@ -35,21 +40,98 @@ class Objects:
     maps: Sequence[tuple[Map, Dataset]] = ()
 
 
-def write(version: ModelVersion, image: Series, output: Output, labels: list[dict[str, Any]]) -> Objects:
-    """The objects of an output, all on the grid of `image`. Raises `ImageError`."""
+def write(version: ModelVersion, image: Series, output: Output, manifest: Manifest) -> Objects:
+    """The objects of an output, all on the grid of `image`: what was segmented as SEG, what was found, judged or
+    measured as SR, what is known of every voxel as parametric maps. Raises `ImageError`.
+    """
     algorithm = segmentation.Algorithm(version.model.name, str(version.number))
     sources = source_datasets(image)
+    labels = manifest["labels"]
+    areas = output.masks if output.masks is not None else output.label_map
     made = None
-    if output.label_map is not None:
+    if areas is not None:
         made = segmentation.write(
             sources,
-            output.label_map,
+            areas,
             labels,
             algorithm=algorithm,
             series_description=str(version),
             series_number=SEGMENTATION_NUMBER + version.number,
         )
-    return Objects(segmentation=made)
+    return Objects(
+        segmentation=made,
+        report=_report(version, output, manifest, sources, algorithm),
+        maps=[(found, _map(version, found, output, sources, algorithm, n)) for n, found in enumerate(output.maps)],
+    )
+
+
+def _report(
+    version: ModelVersion,
+    output: Output,
+    manifest: Manifest,
+    sources: list[Dataset],
+    algorithm: segmentation.Algorithm,
+) -> Dataset | None:
+    """What a classifier, a regression or a detector says; a segmentation says it all by itself."""
+    task = manifest["task"]
+    if task == "segmentation":
+        return None
+    present: dict[str, bool] = {}
+    if task == "classification":
+        present = decided(output.scores, manifest)
+    elif task == "detection":
+        seen = {finding.label for finding in output.findings}
+        present = {label["name"]: label["name"] in seen for label in manifest["labels"]}
+    return structured_report.write(
+        sources,
+        findings=[structured_report.Finding(one.label, one.score, one.corners) for one in output.findings],
+        scores=output.scores if task == "classification" else {},
+        present=present,
+        values=[
+            structured_report.Value(name, value["value"], value.get("unit", "1"))
+            for name, value in output.values.items()
+        ],
+        labels=manifest["labels"],
+        algorithm=algorithm,
+        series_description=f"{version} report",
+        series_number=REPORT_NUMBER + version.number,
+    )
+
+
+def decided(scores: Mapping[str, float], manifest: Manifest) -> dict[str, bool]:
+    """What a classifier decides: the likeliest of classes that exclude each other, every label above its threshold."""
+    if manifest.get("output", {}).get("activation") == "sigmoid":
+        thresholds = manifests.thresholds(manifest)
+        return {name: score >= thresholds[name] for name, score in scores.items()}
+    likeliest = max(scores, key=lambda name: scores[name])
+    return {name: name == likeliest for name in scores}
+
+
+def _map(
+    version: ModelVersion,
+    found: Map,
+    output: Output,
+    sources: list[Dataset],
+    algorithm: segmentation.Algorithm,
+    place: int,
+) -> Dataset:
+    measured = found.quantity.replace("_", " ")
+    name = f"{measured.capitalize()} of {found.label}" if found.label else measured.capitalize()
+    probability = found.kind == PredictionMap.Kind.PROBABILITY
+    limits = (0.0, 1.0) if probability else (0.0, max(1e-6, float(found.volume.array.max())))
+    how = output.uncertainty.get("method", "")
+    return parametric_map.write(
+        sources,
+        found.volume,
+        quantity=parametric_map.PROBABILITY if probability else parametric_map.UNCERTAINTY,
+        unit=Code(found.unit, "UCUM", UNIT_NAMES.get(found.unit, found.unit)),
+        label=name,
+        algorithm=algorithm,
+        limits=limits,
+        derivation=f"{measured}: {how}" if how and not probability else measured,
+        series_description=f"{version} {name}",
+        series_number=MAP_NUMBER + 20 * version.number + place,
+    )
 
 
 def store(

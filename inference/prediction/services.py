@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from django.db import IntegrityError, transaction
@@ -14,7 +14,7 @@ from django.db import IntegrityError, transaction
 from inference.errors import InferenceError, PredictionError
 from inference.jobs.models import Job
 from inference.jobs.services import submit
-from inference.prediction import results
+from inference.prediction import inputs, results
 from inference.prediction.models import Prediction
 from inference.registry import services as registry
 from inference.registry.models import ModelVersion
@@ -23,8 +23,7 @@ from portal.accounts.models import Project, User
 from studies.cohorts.models import Cohort
 from studies.dicom.errors import ImageError
 from studies.ingest.store import open_batch
-from studies.models import ImportBatch, Origin, Series, Study
-from studies.volumes import load_image, load_volume
+from studies.models import ImportBatch, Series, Study
 
 if TYPE_CHECKING:  # torch takes seconds to load; pages that start a run do without
     from inference.prediction import engine
@@ -36,11 +35,13 @@ STORED, ALREADY, FAILED = "stored", "already there", "failed"
 
 @dataclass(frozen=True)
 class Target:
-    """What a version is run on: a study, the series to work on, and the name under which a log may mention it."""
+    """What a version is run on: a study, the series to work on where that is said, and the name under which a log may
+    mention it. by_hand: input of the model → series, as somebody chose them."""
 
     study: Study
     image: Series | None
     name: str
+    by_hand: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -66,10 +67,12 @@ def start(
     studies: Iterable[Study] | None = None,
     images: Mapping[int, int] | None = None,
     priority: int = Job.Priority.NORMAL,
+    by_hand: Mapping[int, Mapping[str, int]] | None = None,
 ) -> Job:
     """Queue a run over a cohort (or one side of its split), or over studies. Raises `PredictionError`.
 
-    images: the series to work on by study (primary keys), where it shall not be the one that `pick_image` takes.
+    images: the series to work on by study (primary keys), where it shall not be the one that `inputs.choose` takes.
+    by_hand: the same for each input of a model: study → name of the input → series.
     """
     from inference.prediction.tasks import predict  # the task module imports this one
 
@@ -88,6 +91,8 @@ def start(
         count, parameters = len(chosen), {**parameters, "studies": [study.pk for study in chosen]}
         if images:
             parameters["images"] = {str(study): series for study, series in images.items()}
+        if by_hand:
+            parameters["by_hand"] = _checked_choice(version, chosen, by_hand)
         where = "1 study" if count == 1 else f"{count} studies"
     if not count:
         raise PredictionError("There is no case to run the model on.", "Choose a cohort with cases, or studies.")
@@ -105,17 +110,27 @@ def targets(version: ModelVersion, parameters: dict[str, Any]) -> list[Target]:
     studies = Study.objects.filter(pk__in=parameters["studies"]).order_by("pk")
     images = Series.objects.in_bulk(parameters.get("images", {}).values())
     said = {int(study): images.get(series) for study, series in parameters.get("images", {}).items()}
-    return [
-        Target(study, said[study.pk] if study.pk in said else pick_image(version, study), f"study {study.pk}")
-        for study in studies
-    ]
+    by_hand = {int(study): choice for study, choice in parameters.get("by_hand", {}).items()}
+    return [Target(study, said.get(study.pk), f"study {study.pk}", by_hand.get(study.pk, {})) for study in studies]
 
 
-def pick_image(version: ModelVersion, study: Study) -> Series | None:
-    """The acquired series of an accepted modality with most images; the first one where none is accepted."""
-    images = study.series.filter(origin=Origin.ACQUIRED).order_by("-number_of_instances", "series_number", "pk")
-    accepted = version.manifest["inputs"][0].get("modality") or []
-    return (images.filter(modality__in=accepted).first() if accepted else None) or images.first()
+def _checked_choice(
+    version: ModelVersion, studies: Sequence[Study], by_hand: Mapping[int, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    """Raises `PredictionError` where a choice names an input, a study or a series that is not there."""
+    known = set(inputs.names(version.manifest))
+    series = {study.pk: {one.pk for one in inputs.images_of(study)} for study in studies if study.pk in by_hand}
+    for study, choice in by_hand.items():
+        unknown = sorted(set(choice) - known)
+        if unknown:
+            raise PredictionError(
+                f"The model has no input {unknown[0]!r}.", f"Its inputs: {', '.join(inputs.names(version.manifest))}."
+            )
+        if set(choice.values()) - series.get(study, set()):
+            raise PredictionError(
+                f"A series that was chosen is not among the images of study {study}.", "Choose series of the study."
+            )
+    return {str(study): dict(choice) for study, choice in by_hand.items() if choice}
 
 
 def warm_model(version: ModelVersion) -> engine.LoadedModel:
@@ -144,23 +159,35 @@ def predict_all(
     outcomes = []
     for number, case in enumerate(cases):
         before(number, case)
-        found = Prediction.objects.filter(version=version, image=case.image).first() if case.image else None
-        if found is not None:
-            outcome = CaseOutcome(case.name, case.study.pk, ALREADY, found.pk)
+        try:
+            chosen = inputs.choose(version.manifest, case.study, image=case.image, by_hand=case.by_hand)
+        except PredictionError as error:
+            outcome = _failed(case, error)
         else:
-            model = warm_model(version)
-            if batch is None:
-                batch = open_batch(version.model.project, ImportBatch.Source.MODEL, by)
-            outcome = _predict_one(version, model, case, job=job, batch=batch, by=by, tick=tick, transact=transact)
+            if (found := already(version, chosen)) is not None:
+                outcome = CaseOutcome(case.name, case.study.pk, ALREADY, found.pk)
+            else:
+                model = warm_model(version)
+                if batch is None:
+                    batch = open_batch(version.model.project, ImportBatch.Source.MODEL, by)
+                outcome = _predict_one(
+                    version, model, case, chosen, job=job, batch=batch, by=by, tick=tick, transact=transact
+                )
         outcomes.append(outcome)
         after(outcome)
     return outcomes
+
+
+def already(version: ModelVersion, chosen: Sequence[Series]) -> Prediction | None:
+    """What this version said about these series before."""
+    return Prediction.objects.filter(version=version, image=chosen[0]).first()
 
 
 def _predict_one(
     version: ModelVersion,
     model: engine.LoadedModel,
     case: Target,
+    chosen: Sequence[Series],
     *,
     job: Job | None,
     batch: ImportBatch,
@@ -172,25 +199,32 @@ def _predict_one(
 
     started = time.monotonic()
     try:
-        if case.image is None:
-            raise PredictionError("The study has no images.", "Import its images, or choose another study.")
-        engine.check_modality(model.bundle.manifest, case.image.modality)
-        classifies = model.bundle.manifest["task"] == "classification"
-        volume = load_image(case.image) if classifies else load_volume(case.image)
-        output = model.predict(volume, tick=tick)
-        objects = results.write(version, case.image, output, model.bundle.labels)
+        for place, series in enumerate(chosen):
+            engine.check_modality(model.bundle.manifest, series.modality, number=place)
+        loaded = inputs.load(model.bundle.manifest, chosen)
+        output = model.predict(loaded.volume, others=loaded.others, tick=tick)
+        objects = results.write(version, chosen[0], output, model.bundle.manifest)
     except (InferenceError, ImageError) as error:
         return _failed(case, error)
     seconds = time.monotonic() - started
     try:
         with transact():
             prediction = results.store(
-                version, case.image, output, objects, volume, seconds=seconds, job=job, batch=batch, by=by
+                version,
+                chosen[0],
+                output,
+                objects,
+                loaded.volume,
+                seconds=seconds,
+                job=job,
+                batch=batch,
+                by=by,
+                inputs=loaded.how,
             )
     except PredictionError as error:
         return _failed(case, error)
     except IntegrityError:  # another job was quicker; what this one stored is rolled back
-        found = Prediction.objects.filter(version=version, image=case.image).first()
+        found = already(version, chosen)
         if found is None:
             raise
         return CaseOutcome(case.name, case.study.pk, ALREADY, found.pk)

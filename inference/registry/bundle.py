@@ -2,7 +2,8 @@
 
 The manifest says all that running the model needs: task, inputs, preprocessing, network, labels, output and sliding
 window, and where the model came from. `docs/bundle.md` describes every key. Weights of a named network are safetensors;
-a network may also come as a program with its weights (`programs`). A pickle is refused: it executes code when opened.
+a network may also come as a program with its weights (`programs`), and an ensemble has a file for each member. A
+pickle is refused: it executes code when opened.
 """
 
 from __future__ import annotations
@@ -12,27 +13,26 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.errors import BundleError, NetworkError, PreprocessingError
-from inference.imaging import preprocessing
+from inference.errors import BundleError
 from inference.networks import table
+from inference.registry import manifest as manifests
 from inference.registry import programs
+from inference.registry.manifest import FORMAT, Manifest
+from inference.registry.manifest import check as check_manifest
 from inference.registry.state_dict import read_safetensors
 
 if TYPE_CHECKING:  # torch takes seconds to load; pages that read a manifest do without
     from torch import Tensor, nn
 
-FORMAT = "readroom-bundle/1"
+__all__ = ["FORMAT", "Bundle", "Manifest", "Weights", "check_manifest", "digest_of", "read", "weights_files", "write"]
+
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".npy", ".joblib")
-TASKS = ("segmentation", "classification")
-AXES = ("zyx", "xyz")  # the order of the spatial axes of what the network sees
-
-Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,32 @@ class Bundle:
     def labels(self) -> list[dict[str, Any]]:
         return self.manifest["labels"]
 
+    @property
+    def specs(self) -> list[dict[str, Any]]:
+        """`network` of the manifest, or that of each member of an ensemble."""
+        return manifests.networks(self.manifest)
+
     def network(self) -> nn.Module:
-        """The network with its weights, on the CPU, in evaluation mode. Raises `BundleError`."""
-        spec = self.manifest["network"]
+        """The network with its weights, or the first member's. Raises `BundleError`."""
+        return self._network(0)
+
+    def networks(self) -> list[nn.Module]:
+        """Every network with its weights, on the CPU, in evaluation mode. Raises `BundleError`."""
+        return [self._network(number) for number in range(len(self.specs))]
+
+    def _network(self, number: int) -> nn.Module:
+        spec = self.specs[number]
+        file = self.folder / weights_files(self.manifest)[number]
         if spec["name"] in programs.FILES:
-            return programs.load(spec["name"], self.folder / weights_file(self.manifest))
+            return programs.load(spec["name"], file)
         module = table.build(
             spec["name"],
             dimensions=spec["dimensions"],
-            in_channels=len(self.manifest["inputs"]),
-            out_channels=len(self.labels) + (self.manifest["task"] == "segmentation"),  # with the background
+            in_channels=manifests.channels(self.manifest),
+            out_channels=manifests.outputs(self.manifest),
             parameters=spec["parameters"],
         )
-        weights = read_safetensors(self.folder / WEIGHTS)
+        weights = read_safetensors(file)
         expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
         found = {key: tuple(value.shape) for key, value in weights.items()}
         if expected != found:
@@ -71,16 +84,22 @@ class Bundle:
         return module.eval()
 
 
-def weights_file(manifest: Manifest) -> str:
-    """The name of the file with the weights."""
-    return programs.FILES.get(manifest["network"]["name"], WEIGHTS)
+def weights_files(manifest: Manifest) -> list[str]:
+    """The names of the files with the weights: one, or one for each member of an ensemble."""
+    names = [programs.FILES.get(spec["name"], WEIGHTS) for spec in manifests.networks(manifest)]
+    if not manifest.get("members"):
+        return names
+    return [f"member-{number}{Path(name).suffix}" for number, name in enumerate(names, start=1)]
 
 
-def write(folder: Path, manifest: Manifest, weights: Mapping[str, Tensor] | Path) -> Bundle:
+Weights = Mapping[str, "Tensor"] | Path | Sequence[Path]
+
+
+def write(folder: Path, manifest: Manifest, weights: Weights) -> Bundle:
     """Write a new bundle in one step: the folder appears complete and synced, or not at all.
 
-    weights: the state dictionary, or the file of a program, which is copied. Raises `BundleError` where the manifest is
-    wrong or the folder is there already.
+    weights: the state dictionary, or the file of a program, which is copied, or one file for each member of an
+    ensemble. Raises `BundleError` where the manifest is wrong or the folder is there already.
     """
     from safetensors.torch import save_file
 
@@ -91,12 +110,13 @@ def write(folder: Path, manifest: Manifest, weights: Mapping[str, Tensor] | Path
     made = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     try:
         (made / MANIFEST).write_text(json.dumps(checked, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        file = made / weights_file(checked)
-        if isinstance(weights, Path):
-            shutil.copyfile(weights, file)
+        files = [made / name for name in weights_files(checked)]
+        if isinstance(weights, Mapping):
+            save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, files[0])
         else:
-            save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, file)
-        for path in (made / MANIFEST, file):
+            for source, file in zip([weights] if isinstance(weights, Path) else weights, files, strict=True):
+                shutil.copyfile(source, file)
+        for path in (made / MANIFEST, *files):
             _sync(path)
         made.chmod(0o755)
         made.rename(folder)
@@ -124,8 +144,9 @@ def read(folder: Path, *, digest: str = "") -> Bundle:
         manifest = check_manifest(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (ValueError, UnicodeDecodeError) as error:
         raise BundleError(f"{MANIFEST} is not JSON: {error}.", "Export the model again.") from error
-    if not (folder / weights_file(manifest)).is_file():
-        raise _lacks(weights_file(manifest))
+    for name in weights_files(manifest):
+        if not (folder / name).is_file():
+            raise _lacks(name)
     found = digest_of(folder)
     if digest and found != digest:
         raise BundleError(
@@ -147,39 +168,6 @@ def digest_of(folder: Path) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return total.hexdigest()
-
-
-def check_manifest(manifest: Any) -> Manifest:
-    """The manifest with preprocessing and network parameters written out. Raises `BundleError`."""
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise BundleError(f"The manifest's format is not {FORMAT!r}.", "See docs/bundle.md.")
-    for key, kind in (("task", str), ("inputs", list), ("labels", list), ("network", dict), ("inference", dict)):
-        if not isinstance(manifest.get(key), kind) or not manifest[key]:
-            raise BundleError(f"The manifest lacks {key!r}.", "See docs/bundle.md.")
-    if manifest["task"] not in TASKS:
-        raise BundleError(f"The task {manifest['task']!r} is not supported.", f"Supported: {', '.join(TASKS)}.")
-    numbers = [label.get("number") for label in manifest["labels"]]
-    if numbers != list(range(1, len(numbers) + 1)) or not all(label.get("name") for label in manifest["labels"]):
-        raise BundleError("Labels must have the numbers 1, 2, … in order, and a name.", "See docs/bundle.md.")
-    window = manifest["inference"].get("window")
-    if not isinstance(window, list) or not all(isinstance(n, int) and n > 0 for n in window):
-        raise BundleError("inference.window must be whole numbers of voxels (z, y, x).", "See docs/bundle.md.")
-    if manifest["inference"].get("axes", "zyx") not in AXES:
-        raise BundleError("inference.axes must be zyx or xyz.", "See docs/bundle.md.")
-    network = manifest["network"]
-    try:
-        steps = preprocessing.check(manifest.get("preprocessing", []))
-        if preprocessing.unfitted(steps) is not None:
-            raise PreprocessingError("A step nyul has no scale.", "Write the scale of the training images into it.")
-        is_program = network.get("name") in programs.FILES
-        parameters = {} if is_program else table.check(network.get("name"), network.get("parameters", {}))
-    except (PreprocessingError, NetworkError) as error:
-        raise BundleError(f"The manifest is wrong. {error.cause}", error.next_step) from error
-    return {
-        **manifest,
-        "preprocessing": steps,
-        "network": {**network, "dimensions": network.get("dimensions", 3), "parameters": parameters},
-    }
 
 
 def _sync(path: Path) -> None:

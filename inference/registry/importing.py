@@ -25,15 +25,17 @@ from inference.errors import BundleError
 from inference.jobs.models import Job
 from inference.jobs.services import submit
 from inference.registry import bundle, monai_bundle, programs, services
+from inference.registry import manifest as manifests
 from inference.registry.models import ModelVersion
 from inference.registry.state_dict import read_state_dict
 from portal.accounts.models import Project, User
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import nn
 
 MAX_ENTRIES, MAX_UNPACKED = 2_000, 16 << 30
 SUFFIXES = (".zip", ".ts", ".pt2", ".onnx", ".safetensors", ".pt", ".pth")
+_MEANING = {"segmentation": "batch, labels after the background where they exclude each other, space"}
 _PROGRAMS = {".ts": "torchscript", ".pt2": "exported", ".onnx": "onnx"}
 
 
@@ -92,7 +94,7 @@ class Candidate:
     """A model that was read and tried out: what registering it needs."""
 
     manifest: bundle.Manifest
-    weights: Mapping[str, Tensor] | Path
+    weights: bundle.Weights
     answer: str  # shape of what the network gave
 
 
@@ -131,43 +133,51 @@ def register(candidate: Candidate, *, project: Project, by: User | None) -> Mode
 
 
 def try_out(written: bundle.Bundle) -> str:
-    """Run the network on zeros of the window's size; the shape of its answer. Raises `BundleError`."""
+    """Run each network on zeros of the window's size; the shape of its answer. Raises `BundleError`."""
+    answers = {_try(written.manifest, network) for network in written.networks()}
+    return ", ".join(sorted(answers))
+
+
+def _try(manifest: bundle.Manifest, network: nn.Module) -> str:
     import torch
 
     from inference.networks.sliding_window import turn
 
-    manifest = written.manifest
-    window = manifest["inference"]["window"]
-    images = torch.zeros(1, len(manifest["inputs"]), *window)
-    turned = manifest["inference"].get("axes") == "xyz"
-    network = written.network()
+    settings = manifest["inference"]
+    window, flat = settings["window"], manifest["network"]["dimensions"] == 2
+    space = window[1:] if flat else window
+    images = torch.zeros(1, manifests.channels(manifest), *space)
+    turned = settings.get("axes") == "xyz"
     try:
         with torch.inference_mode():
             found = network(turn(images) if turned else images)
     except Exception as error:  # whatever foreign code raises; its text may be long and names tensors, not patients
         raise BundleError(
-            f"The network does not take an image of {_times(window)} voxels (z, y, x): "
+            f"The network does not take an image of {_times(space)} voxels ({'y, x' if flat else 'z, y, x'}) in "
+            f"{images.shape[1]} channel{'s' if images.shape[1] > 1 else ''}: "
             f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}",
-            "Correct inference.window, inference.axes or the number of inputs in the manifest.",
+            "Correct inference.window, inference.slices, inference.axes or the number of inputs in the manifest.",
         ) from error
     if isinstance(found, tuple | list) and found:
         found = found[0]
     if not isinstance(found, torch.Tensor):
         raise BundleError(f"The network answers with {type(found).__name__}, not with a tensor.", "Export it anew.")
-    expected = (1, len(manifest["labels"]) + 1, *(window[::-1] if turned else window))
+    count = manifests.outputs(manifest)
+    expected = (1, count, *(space[::-1] if turned else space)) if manifest["task"] == "segmentation" else (1, count)
     if tuple(found.shape) != expected:
         raise BundleError(
             f"The network answers with the shape {_times(found.shape)}; the manifest says {_times(expected)} "
-            "(batch, background and labels, space).",
-            "Correct the labels, or the output of the network.",
+            f"({_MEANING.get(manifest['task'], 'batch, labels')}).",
+            "Correct the labels, output.activation, or the output of the network.",
         )
     return _times(found.shape)
 
 
-def _folder(folder: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[str, Any], Mapping[str, Tensor] | Path]:
+def _folder(folder: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[str, Any], bundle.Weights]:
     if (folder / bundle.MANIFEST).is_file():
         found = bundle.read(folder)
-        return {**found.manifest, **(manifest or {})}, folder / bundle.weights_file(found.manifest)
+        files = [folder / name for name in bundle.weights_files(found.manifest)]
+        return {**found.manifest, **(manifest or {})}, files
     if monai_bundle.is_bundle(folder):
         made, weights = monai_bundle.read(folder)
         return {**made, **(manifest or {})}, weights
@@ -177,7 +187,7 @@ def _folder(folder: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[str,
     )
 
 
-def _file(path: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[str, Any], Mapping[str, Tensor] | Path]:
+def _file(path: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[str, Any], bundle.Weights]:
     if not path.is_file():
         raise BundleError(f"There is no file or folder {path.name}.", "Check the path.")
     if manifest is None:
@@ -185,7 +195,7 @@ def _file(path: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[str, Any
     made = dict(manifest)
     kind = _PROGRAMS.get(path.suffix.lower()) or ("torchscript" if _is_torchscript(path) else "")
     if kind:
-        made["network"] = {**made.get("network", {}), "name": kind, "dimensions": 3}
+        made["network"] = {"dimensions": 3, **made.get("network", {}), "name": kind}
         return made, path
     network = made.get("network") or {}
     if not network.get("name") or network["name"] in programs.FILES:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from django.conf import settings
 from django.db import transaction
@@ -16,9 +14,6 @@ from inference.registry import bundle
 from inference.registry.models import TRANSITIONS, Model, ModelVersion, Promotion, Stage
 from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def create_model(*, project: Project, name: str, task: str, by: User | None, description: str = "") -> Model:
@@ -34,7 +29,7 @@ def create_model(*, project: Project, name: str, task: str, by: User | None, des
 
 
 def register_version(
-    model: Model, manifest: bundle.Manifest, weights: Mapping[str, Tensor] | Path, *, by: User | None
+    model: Model, manifest: bundle.Manifest, weights: bundle.Weights, *, by: User | None
 ) -> ModelVersion:
     """Write the bundle and register it as the model's next version, as a candidate.
 

@@ -68,7 +68,8 @@ def write(
     """A SEG object with one segment for each label, also for labels that no voxel has.
 
     source_datasets: the objects of the segmented series (headers suffice), in any order.
-    label_map: [z, y, x] in the grid of `volume.from_datasets(source_datasets)`; 0 is background.
+    label_map: [z, y, x] in the grid of `volume.from_datasets(source_datasets)`; 0 is background. Or bool
+        [label, z, y, x], one mask for each label in the order of `labels`, where structures may overlap.
     labels: see `studies.dicom.labels`. DICOM wants segments numbered from 1 without gaps: label numbers with gaps are
         renumbered in their order, and `read(…, labels=…)` finds them again by name.
     algorithm: a model; without it the segments count as drawn by hand (MANUAL).
@@ -77,8 +78,10 @@ def write(
     made = label_codes.checked(labels)
     sources = list(source_datasets)
     grid = regular_grid(sources)
-    numbered = _numbered(label_map, made, grid.shape)
-    ordered, pixels = grid.as_stored(numbered)
+    if label_map.ndim == 4:
+        ordered, pixels = grid.as_stored(_stacked(label_map, made, labels, grid.shape))
+    else:
+        ordered, pixels = grid.as_stored(_numbered(label_map, made, grid.shape))
 
     series_uid = series_instance_uid or new_uid()
     description = series_description or "Segmentation"
@@ -137,11 +140,29 @@ def read(dataset: Dataset, like: Volume, labels: Sequence[label_codes.Label] | N
     A SEG on another grid is taken over by the nearest voxel. Where segments overlap the higher number wins.
     Raises `SegmentationError` (`not_a_segmentation`, `no_place`, `undecodable`) and `GeometryError`.
     """
-    target = np.zeros(like.array.shape, dtype=np.uint8)
     numbers = _label_numbers(segments(dataset), labels)
-    if not numbers:
-        return target
-    planes = _planes(dataset)
+    return _placed(_planes(dataset), like, numbers) if numbers else np.zeros(like.array.shape, dtype=np.uint8)
+
+
+def read_masks(dataset: Dataset, like: Volume, labels: Sequence[label_codes.Label]) -> np.ndarray:
+    """bool [label, z, y, x]: each label's mask in the grid of `like`, in the order of `labels`, overlaps kept.
+
+    See `read` for how segments find their labels and for the errors.
+    """
+    numbers = _label_numbers(segments(dataset), labels)
+    planes = _planes(dataset) if numbers else []
+    masks = np.zeros((len(labels), *like.array.shape), dtype=bool)
+    for mask, label in zip(masks, labels, strict=True):
+        own = {segment: 1 for segment, number in numbers.items() if number == label["number"]}
+        # A LABELMAP has all of its segments in one frame.
+        mine = [plane for plane in planes if plane.segment is None or plane.segment in own]
+        if own and mine:
+            mask[:] = _placed(mine, like, own) == 1
+    return masks
+
+
+def _placed(planes: list[_Plane], like: Volume, numbers: dict[int, int]) -> np.ndarray:
+    target = np.zeros(like.array.shape, dtype=np.uint8)
     axes = (np.asarray(like.direction) * np.asarray(like.spacing)[::-1]).astype(np.float64)
     to_index = np.linalg.inv(axes)
     groups: dict[tuple[int, ...], list[_Plane]] = {}
@@ -162,6 +183,20 @@ class _Plane:
     position: np.ndarray
     axes: np.ndarray  # 3×2: LPS mm for one step along a row and along a column
     thickness: float | None
+
+
+def _stacked(
+    masks: np.ndarray, made: list[dict[str, Any]], labels: Sequence[label_codes.Label], shape: tuple[int, int, int]
+) -> np.ndarray:
+    """[z, y, x, segment] of masks [label, z, y, x], as highdicom wants segments that may overlap."""
+    if masks.shape != (len(labels), *shape):
+        raise SegmentationError(
+            f"The masks have shape {masks.shape}, wanted is {(len(labels), *shape)} (labels, slices, rows, columns).",
+            "Predict on the grid of this very series, one mask for each label.",
+            code="shape",
+        )
+    order = [[label["number"] for label in labels].index(label["number"]) for label in made]
+    return np.ascontiguousarray(np.moveaxis(masks[order], 0, -1)).astype(np.uint8)
 
 
 def _numbered(label_map: np.ndarray, labels: list[dict[str, Any]], shape: tuple[int, int, int]) -> np.ndarray:
@@ -223,7 +258,9 @@ def _label_numbers(found: list[Segment], labels: Sequence[label_codes.Label] | N
     if labels is None:
         return {segment.number: segment.number for segment in found if segment.number <= label_codes.MAX_LABELS}
     by_name = {label["name"].strip().casefold(): label["number"] for label in labels}
-    known = set(by_name.values())
+    named = {by_name.get(segment.label.strip().casefold()) for segment in found}
+    # A label that a segment is called like takes no other one by its number.
+    known = set(by_name.values()) - named
     numbers = {}
     for segment in found:
         number = by_name.get(segment.label.strip().casefold())

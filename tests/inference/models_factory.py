@@ -5,10 +5,13 @@ The truth is constructed, so a model that finds the balls is right for reasons o
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from inference.networks import table
 from inference.registry import bundle, services
@@ -115,3 +118,48 @@ def threshold_version(project: Project, *, name: str = "threshold", **changes: A
         "unet", dimensions=3, in_channels=1, out_channels=len(LABELS) + 1, parameters=manifest["network"]["parameters"]
     )
     return services.register_version(model, manifest, network.state_dict(), by=None)
+
+
+class Fixed(nn.Module):
+    """The same answer about every image: [batch, outputs]."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(x.shape[0], -1)
+
+
+class Voxelwise(nn.Module):
+    """logits = weight · channels + bias, voxel by voxel."""
+
+    def __init__(self, weight: list[list[float]], bias: list[float]) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.tensor(weight)), nn.Parameter(torch.tensor(bias))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("oc,bczyx->bozyx", self.weight, x) + self.bias[None, :, None, None, None]
+
+
+def program_version(project: Project, network: nn.Module, *, name: str = "program", **changes: Any) -> ModelVersion:
+    """A registered version that computes what `network` does, as TorchScript."""
+    manifest = bundle.check_manifest(ball_manifest(network={"name": "torchscript", "dimensions": 3}, **changes))
+    model = services.create_model(project=project, name=name, task=manifest["task"], by=None)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.ts"
+        torch.jit.script(network).save(str(file))
+        return services.register_version(model, manifest, file, by=None)
+
+
+def mr_series(
+    project: Project, array: np.ndarray, description: str, *, shared: dict[str, Any], **overrides: Any
+) -> Series:
+    """An MR series of values [z, y, x]; `shared` are the UIDs of its study (and frame of reference)."""
+    datasets = ct_datasets(
+        array.shape[0], Rows=array.shape[1], Columns=array.shape[2], Modality="MR", SeriesDescription=description,
+        RescaleIntercept=0, **(shared | overrides),
+    )  # fmt: skip
+    for number, dataset in enumerate(datasets):
+        dataset.PixelData = np.round(array[number]).astype("<i2").tobytes()
+    return store_datasets(project, datasets)

@@ -7,7 +7,7 @@ import pydicom
 import pytest
 
 from inference.errors import PredictionError
-from inference.prediction import engine, services
+from inference.prediction import engine, inputs, services
 from inference.prediction.models import Prediction
 from portal.accounts.models import Role
 from studies import removal
@@ -118,7 +118,7 @@ def test_the_series_that_was_chosen_is_taken_instead_of_the_usual_one(run_job):
     usual = ball_series(project, 1, ball_map(1))
     chosen = ball_series(project, 2, ball_map(2), patient="B1", StudyInstanceUID=usual.study.study_instance_uid)
     version = threshold_version(project)
-    assert services.pick_image(version, usual.study) == usual
+    assert inputs.choose(version.manifest, usual.study) == [usual]
     run_job(services.start(version, studies=[usual.study], images={usual.study_id: chosen.pk}, by=None))
     assert Prediction.objects.get().image == chosen
 

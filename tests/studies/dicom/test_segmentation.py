@@ -199,3 +199,25 @@ def test_labels_that_make_no_sense_are_refused(text):
     with pytest.raises(SegmentationError) as refused:
         parse(text)
     assert refused.value.code == "labels"
+
+
+def test_structures_that_overlap_keep_all_of_their_voxels(sources, label_map):
+    tumour = label_map == 2
+    masks = np.stack([(label_map == 1) | tumour, tumour])
+    dataset = stored(segmentation.write(sources, masks, LABELS))
+    assert dataset.SegmentsOverlap == "YES"
+    found = segmentation.read_masks(dataset, from_datasets(sources), LABELS)
+    assert np.array_equal(found, masks)
+    assert np.array_equal(segmentation.read_masks(dataset, from_datasets(sources), LABELS[::-1]), masks[::-1])
+    with pytest.raises(SegmentationError) as refusal:
+        segmentation.write(sources, masks[:1], LABELS)
+    assert refusal.value.code == "shape"
+
+
+def test_a_label_that_a_segment_is_called_like_takes_no_other_by_its_number(sources, label_map):
+    """The only label wanted has the number of the other segment."""
+    dataset = stored(segmentation.write(sources, label_map, LABELS))
+    wanted = [{"number": 1, "name": "Brain tumour"}]
+    found = segmentation.read(dataset, from_datasets(sources), wanted)
+    assert np.array_equal(found == 1, label_map == 2)
+    assert np.array_equal(segmentation.read_masks(dataset, from_datasets(sources), wanted)[0], label_map == 2)
