@@ -19,7 +19,7 @@ from portal.accounts.audit import trail
 from portal.accounts.models import Project
 from studies.dicomweb import metadata
 from studies.ingest.staging import media
-from studies.models import Instance, Patient, RemovedFile, Series, Study
+from studies.models import Instance, Origin, Patient, RemovedFile, Series, Study
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,36 @@ def delete(study: Study, *, cached: Iterable[str] = ()) -> None:
             transaction.on_commit(finish)
     except ProtectedError as error:
         raise _in_use(error) from None
+
+
+def delete_result(series: Series) -> None:
+    """Delete a series that a model made. Raises RemovalError where something rests on it."""
+    if series.origin != Origin.MODEL:
+        raise RemovalError("This series is no model's result.", "Delete the study instead.")
+    try:
+        with transaction.atomic():
+            study = _locked(series.study)
+            files = list(Instance.objects.filter(series=series).values_list("file", flat=True))
+            RemovedFile.objects.bulk_create(RemovedFile(file=file) for file in [*files, metadata.cache_of(series.pk)])
+            Instance.objects.filter(series=series).delete()
+            series.delete()
+            _count_again(study)
+            transaction.on_commit(finish)
+    except ProtectedError as error:
+        raise _in_use(error) from None
+
+
+def _count_again(study: Study) -> None:
+    """What a study repeats of its series."""
+    rows = list(study.series.order_by("pk").values_list("modality", "body_part_examined", "number_of_instances"))
+    study.number_of_series, study.number_of_instances = len(rows), sum(n for _, _, n in rows)
+    study.modalities_in_study = list(dict.fromkeys(modality for modality, _, _ in rows if modality))
+    study.body_parts_examined = list(dict.fromkeys(part for _, part, _ in rows if part))
+    study.save(
+        update_fields=[
+            "number_of_series", "number_of_instances", "modalities_in_study", "body_parts_examined", "updated_at",
+        ]
+    )  # fmt: skip
 
 
 def move(study: Study, project: Project) -> Study:

@@ -17,7 +17,9 @@ from inference.prediction.output import Map, Output
 from inference.registry import manifest as manifests
 from inference.registry.manifest import Manifest
 from inference.registry.models import ModelVersion
+from portal.accounts.audit import trail
 from portal.accounts.models import User
+from studies import removal
 from studies.dicom import parametric_map, segmentation, structured_report
 from studies.dicom.volume import Volume
 from studies.ingest.store import store_dataset
@@ -198,3 +200,29 @@ def _keep(dataset: Dataset, what: str, version: ModelVersion, *, batch: ImportBa
             f"The archive refused the {what}: {stored.reason}", "Correct the study's headers and import it again."
         )
     return stored.instance.series
+
+
+def series_of(prediction: Prediction) -> list[Series]:
+    """The series that hold a result: segmentation, report, maps."""
+    found = [prediction.segmentation, prediction.report]
+    found += [one.series for one in prediction.maps.select_related("series")]
+    return [series for series in found if series is not None]
+
+
+def withdraw(prediction: Prediction, *, by: User | None) -> None:
+    """Delete a result that no longer holds, with its objects, all or nothing.
+
+    Raises `RemovalError` where something rests on one of them.
+    """
+    with transaction.atomic():
+        series = series_of(prediction)
+        trail.record(
+            "prediction.delete",
+            prediction,
+            project=prediction.study.project_id,
+            patient=prediction.study.patient_id,
+            user=by,
+        )
+        prediction.delete()
+        for one in series:
+            removal.delete_result(one)

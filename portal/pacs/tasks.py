@@ -26,7 +26,14 @@ def send(run: Run) -> dict[str, Any]:
     """Studies of a project to a node of it."""
     node = _node(run)
     studies = list(Study.objects.filter(pk__in=run.parameters["studies"], project=node.project).order_by("pk"))
-    moved = transfers.send_all(node, studies, run.parameters["what"], by=run.job.created_by, tick=_tick(run))
+    moved = transfers.send_all(
+        node,
+        studies,
+        run.parameters["what"],
+        by=run.job.created_by,
+        tick=_tick(run),
+        series=run.parameters.get("series"),
+    )
     return _result(run, node, moved)
 
 

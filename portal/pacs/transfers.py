@@ -15,7 +15,7 @@ from portal.accounts.models import User
 from studies.dimse import remote
 from studies.dimse.errors import RemoteError, Unreachable
 from studies.dimse.models import RemoteNode
-from studies.models import Instance, Origin, Study
+from studies.models import Instance, Origin, Series, Study
 
 MOST = 500  # studies of one job
 Tick = Callable[[float, str], None]
@@ -77,6 +77,22 @@ def start_sending(node: RemoteNode, studies: Sequence[Study], what: str, *, by: 
     return submit(send, project=node.project, title=title, parameters=parameters, by=by)
 
 
+def send_series(node: RemoteNode, study: Study, series: Sequence[Series], *, by: User | None = None) -> Job:
+    """Queue sending some series of a study of the node's project, such as a model's result. Raises RemoteError."""
+    from portal.pacs.tasks import send
+
+    _check(node, 1)
+    if study.project_id != node.project_id:
+        raise RemoteError(f"{node} belongs to another project than the study.", "Send to a node of its project.")
+    parameters = {
+        "node": node.pk,
+        "studies": [study.pk],
+        "what": What.ALL.value,
+        "series": sorted(one.pk for one in series),
+    }
+    return submit(send, project=node.project, title=f"Send results to {node}", parameters=parameters, by=by)
+
+
 def _check(node: RemoteNode, count: int) -> None:
     if not node.active:
         raise RemoteError(f"{node} is switched off.", "An administrator can switch it on.")
@@ -111,11 +127,21 @@ def retrieve_all(node: RemoteNode, uids: Sequence[str], *, by: User | None, tick
 
 
 def send_all(
-    node: RemoteNode, studies: Sequence[Study], what: str, *, by: User | None, tick: Tick
-) -> list[Moved]:  # fmt: skip
+    node: RemoteNode,
+    studies: Sequence[Study],
+    what: str,
+    *,
+    by: User | None,
+    tick: Tick,
+    series: Sequence[int] | None = None,
+) -> list[Moved]:
+    """series: primary keys of those to send, where it shall not be all of this kind."""
+
     def one(study: Study, progress: Tick) -> Moved:
         name = f"study {study.pk}"
         chosen = sendable(study, what, by)
+        if series is not None:
+            chosen = chosen.filter(series__in=series)
         if not chosen.exists():
             return Moved(name, cause="There is nothing of this kind to send.", next_step="Run a model, or send images.")
         sent = remote.send(node, chosen, progress=progress)

@@ -46,6 +46,7 @@ INSTALLED_APPS = [
     "inference.training",
     "inference.prediction",
     "inference.explanation",
+    "inference.routing",
     "inference.evaluation",
     "inference",
     "portal.annotation",
@@ -53,6 +54,7 @@ INSTALLED_APPS = [
     "portal.pacs",
     "portal.viewer",
     "portal.workbench",
+    "portal.routing",
     "portal.dashboards",
     "portal.demo",
 ]
@@ -246,6 +248,10 @@ JOB_AGEING_SECONDS = env.seconds("JOB_AGEING_SECONDS", 3600)
 JOB_HARD_LIMIT_SECONDS = env.seconds("JOB_HARD_LIMIT_SECONDS", 120)
 # How often new series are looked through for missing slices, blank images and the like.
 QUALITY_CHECK_SECONDS = env.seconds("QUALITY_CHECK_SECONDS", 20)
+# How often it is looked whether studies came in that a routing rule is for, and for how long a study must not have got
+# images before it counts as whole.
+ROUTING_SECONDS = env.seconds("ROUTING_SECONDS", 15)
+ROUTING_SETTLE_SECONDS = env.seconds("ROUTING_SETTLE_SECONDS", 60)
 CELERY_BEAT_SCHEDULE = {
     "reap": {
         "task": "inference.jobs.reap",
@@ -256,6 +262,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "portal.worklist.check_quality",
         "schedule": QUALITY_CHECK_SECONDS,
         "options": {"queue": "io", "expires": QUALITY_CHECK_SECONDS},
+    },
+    "route": {
+        "task": "portal.routing.route",
+        "schedule": ROUTING_SECONDS,
+        "options": {"queue": "default", "expires": ROUTING_SECONDS},
     },
 }
 

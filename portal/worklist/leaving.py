@@ -12,6 +12,7 @@ from django.db.models import Q
 
 from inference.prediction import services as predictions
 from inference.prediction.models import Prediction
+from inference.routing import services as routing
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, may
 from portal.annotation.models import Campaign, Task
@@ -98,4 +99,5 @@ def _take_out(study: Study) -> None:
         raise RemovalError(obstacles[0], "It stays as long as this holds.")
     for case in Case.objects.filter(study=study).select_related("cohort"):
         cohorts.remove(case)
+    routing.forget(study)
     predictions.forget(study)

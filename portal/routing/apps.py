@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class RoutingPagesConfig(AppConfig):
+    name = "portal.routing"
+    label = "routing_pages"
