@@ -9,6 +9,7 @@ from inference.jobs.api import JobViewSet
 from inference.prediction.api import PredictionViewSet
 from inference.registry.api import ModelVersionViewSet, ModelViewSet
 from inference.training.api import CrossValidationViewSet, TrainingRunViewSet
+from inference.tuning.api import LearningRateViewSet, SettingsSearchViewSet
 from portal.annotation.api import CampaignViewSet
 from portal.pacs.api import NodeViewSet
 from portal.trail.api import AuditViewSet
@@ -36,6 +37,8 @@ router.register("models", ModelViewSet, basename="api_model")
 router.register("versions", ModelVersionViewSet, basename="api_version")
 router.register("training-runs", TrainingRunViewSet, basename="api_training_run")
 router.register("cross-validations", CrossValidationViewSet, basename="api_cross_validation")
+router.register("settings-searches", SettingsSearchViewSet, basename="api_settings_search")
+router.register("learning-rates", LearningRateViewSet, basename="api_learning_rate")
 router.register("predictions", PredictionViewSet, basename="api_prediction")
 router.register("evaluations", EvaluationViewSet, basename="api_evaluation")
 router.register("audit", AuditViewSet, basename="api_audit")

@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from inference.jobs.models import Job
 from inference.training.models import CrossValidation, TrainingRun
+from inference.tuning.models import SettingsSearch
 from portal.accounts import services as accounts
 from portal.accounts.models import ApiToken, Role
 from portal.annotation import campaigns
@@ -131,6 +132,9 @@ def build() -> SimpleNamespace:
             project=project, task="inference.training.tasks.cross_validate", title="Rounds", queue="train"
         ),
     )  # fmt: skip
+    search = SettingsSearch.objects.create(
+        project=project, name="Search", config={}, search={"trials": 1, "space": {}}, reference=reference, job=job
+    )
     campaign = campaigns.create(
         project=project,
         by=manager,
@@ -204,6 +208,7 @@ def build() -> SimpleNamespace:
             "api_training_run": training.pk,
             "cross_validation": validation.pk,
             "api_cross_validation": validation.pk,
+            "api_settings_search": search.pk,
             "campaign": campaign.pk,
             "api_campaign": campaign.pk,
             "reading_": task.pk,
@@ -269,6 +274,9 @@ def build() -> SimpleNamespace:
             "job_priority": {"priority": "urgent"},
             "api_job-priority": {"priority": "urgent"},
             "api_prediction-explain": {"method": "occlusion"},
+            "api_settings_search-list": {"project": project.slug, "cohort": cohort.pk, "config": {"name": "x"}},
+            "api_learning_rate-list": {"project": project.slug, "cohort": cohort.pk, "config": {"name": "x"}},
+            "tuning_create": {"project": project.slug},
             "api_prediction-run": {"version": version.pk, "studies": [study.pk]},
             "api_evaluation-list": {"version": version.pk, "cohort": cohort.pk, "reference": reference.pk},
             "api_version-promote": {"to": "validated", "reason": "because it is good"},

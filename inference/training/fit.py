@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,27 +67,9 @@ def run_fit(config: Config, module: TrainingModule, data: Any, folder: Path, wat
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     report = _Report(watcher, data, folder)
-    cuda = torch.cuda.is_available()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # hints for notebooks: data loader workers, deprecated internals
-        trainer = pl.Trainer(
-            accelerator="auto",
-            devices="auto" if cuda else 1,
-            strategy="ddp" if cuda and torch.cuda.device_count() > 1 else "auto",
-            precision="16-mixed" if cuda else "32-true",
-            max_epochs=settings["epochs"],
-            gradient_clip_val=settings["gradient_clip"] or None,
-            check_val_every_n_epoch=settings["validate_every"],
-            limit_val_batches=1.0 if data.validation else 0,
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=cuda and torch.cuda.device_count() > 1,
-            reload_dataloaders_every_n_epochs=0,
-            callbacks=[report],
-        )
+        trainer = trainer_for(settings, [report], validates=bool(data.validation))
         if checkpoint.exists():
             epoch = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"])
             watcher.log(f"Going on from the checkpoint after epoch {epoch + 1}")
@@ -104,6 +87,32 @@ def run_fit(config: Config, module: TrainingModule, data: Any, folder: Path, wat
         seconds=module.clock.elapsed,
         validation=module.validation,
         train_loss=module.train_loss,
+    )
+
+
+def trainer_for(
+    settings: Mapping[str, Any], callbacks: list[pl.Callback], *, validates: bool, **more: Any
+) -> pl.Trainer:
+    """settings: the section `training` of a configuration. more: what else the trainer takes."""
+    cuda = torch.cuda.is_available()
+    return pl.Trainer(
+        accelerator="auto",
+        devices="auto" if cuda else 1,
+        strategy="ddp" if cuda and torch.cuda.device_count() > 1 else "auto",
+        precision="16-mixed" if cuda else "32-true",
+        max_epochs=settings["epochs"],
+        gradient_clip_val=settings["gradient_clip"] or None,
+        check_val_every_n_epoch=settings["validate_every"],
+        limit_val_batches=1.0 if validates else 0,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=cuda and torch.cuda.device_count() > 1,
+        reload_dataloaders_every_n_epochs=0,
+        callbacks=callbacks,
+        **more,
     )
 
 

@@ -44,6 +44,10 @@ class Clock:
         return min(1.0, max(by_steps, by_time))
 
 
+class LossError(TrainingError):
+    """The loss is not a number any more."""
+
+
 def learning_rate(peak: float, fraction: float, warmup: float) -> float:
     """Linear rise during `warmup`, then half a cosine down to a thousandth of the peak."""
     if fraction < warmup:
@@ -71,6 +75,7 @@ class TrainingModule(pl.LightningModule):
         self.best: float | None = None
         self.best_weights: dict[str, Tensor] = {}
         self.waited = 0  # validations since the best one
+        self.schedule: Callable[[int], float] | None = None  # step → learning rate, in place of the cosine
 
     def loss_of(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         raise NotImplementedError
@@ -127,8 +132,12 @@ class TrainingModule(pl.LightningModule):
         torch.manual_seed(_mix(self.settings["seed"], self.current_epoch, self.global_rank))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        rate = learning_rate(
-            self.settings["learning_rate"], self.clock.fraction(self.global_step), self.settings["warmup"]
+        rate = (
+            self.schedule(self.global_step)
+            if self.schedule
+            else learning_rate(
+                self.settings["learning_rate"], self.clock.fraction(self.global_step), self.settings["warmup"]
+            )
         )
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate * group["share"]
@@ -140,7 +149,7 @@ class TrainingModule(pl.LightningModule):
         loss = self.loss_of(batch, generator)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingError(
+            raise LossError(
                 f"The loss is not a number any more (epoch {self.current_epoch + 1}, step {self.global_step}).",
                 "Lower training.learning_rate or set training.gradient_clip; the last checkpoint is kept.",
             )

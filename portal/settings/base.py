@@ -44,6 +44,7 @@ INSTALLED_APPS = [
     "inference.jobs",
     "inference.registry",
     "inference.training",
+    "inference.tuning",
     "inference.prediction",
     "inference.explanation",
     "inference.routing",

@@ -34,6 +34,7 @@ PREDICTION = Subject("prediction.Prediction", "study__project_id", "study__patie
 EVALUATION = Subject("evaluation.Evaluation", "version__model__project_id")
 CROSS_VALIDATION = Subject("training.CrossValidation", "project_id")
 TRAINING = Subject("training.TrainingRun", "project_id")
+TUNING = Subject("tuning.SettingsSearch", "project_id")
 PROJECT = Subject("accounts.Project", "pk", argument="slug", field="slug")
 USER = Subject("accounts.User")
 MEMBER = Subject("accounts.Membership", "project_id")
@@ -73,7 +74,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ["api_training_run-list", "api_cross_validation-list", "api_prediction-list", "api_evaluation-list"], LIST
     ),
-    "api_campaign-list": LIST,
+    **dict.fromkeys(["api_campaign-list", "api_settings_search-list"], LIST),
     # Images
     "study": Rule("study.view", STUDY),
     "study_leave": Rule("study.view", STUDY, READ_SECONDS),
@@ -164,6 +165,9 @@ RULES: dict[str, Rule] = {
     "api_version-promotions": Rule("version.view", VERSION, READ_SECONDS),
     "roll_back": by_service("version.roll_back", MODEL),
     **dict.fromkeys(["production", "api_model-production"], LIST),
+    "api_settings_search-detail": Rule("job.view", TUNING, READ_SECONDS),
+    "api_settings_search-train": by_service("settings.use", TUNING),
+    "job_train": by_service("settings.use", JOB),
     "api_training_run-detail": Rule("job.view", TRAINING, READ_SECONDS),
     "api_cross_validation-detail": Rule("job.view", CROSS_VALIDATION, READ_SECONDS),
     **dict.fromkeys(["promote", "api_version-promote"], by_service("version.promote", VERSION)),

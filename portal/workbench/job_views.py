@@ -27,7 +27,7 @@ from portal.accounts.current import current_project
 from portal.accounts.models import Project
 from portal.accounts.permissions import Action, may, projects_where
 from portal.runtime import liveness
-from portal.workbench import live
+from portal.workbench import live, tuning
 from portal.workbench.curves import curves
 from portal.workbench.kinds import about, words_of
 
@@ -223,7 +223,7 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
         "job": job,
         "words": words_of(job.task),
         "about": told,
-        "curves": curves(job, validation_cases=told.validation_cases),
+        "curves": [*curves(job, validation_cases=told.validation_cases), *tuning.curves(job)],
         "may_run": may_run,
         "place": place,
         "place_words": f"place {place} in queue {job.queue}" if place else "",

@@ -12,6 +12,7 @@ from django.urls import NoReverseMatch, reverse
 from inference.explanation.settings import METHODS
 from inference.jobs.models import Job
 from portal.workbench import rounds as tables
+from portal.workbench import tuning
 from studies.cohorts.models import Case, Split
 
 WORDS = {
@@ -21,6 +22,8 @@ WORDS = {
     "explain": "Explanation",
     "evaluate": "Evaluation",
     "cross_validate": "Cross-validation",
+    "search_settings": "Search for settings",
+    "find_learning_rate": "Learning rate",
     "measure_overlaps": "Agreement of readers",
     "publish_consensus": "Consensus",
     "retrieve": "Retrieval",
@@ -39,6 +42,7 @@ class About:
     lost: str = ""  # what cancelling costs
     validation_cases: int = 0
     rounds: dict = field(default_factory=dict)  # summary of a cross-validation
+    search: dict = field(default_factory=dict)  # trials of a search for settings
     failed_cases: list[dict] = field(default_factory=list)  # name, cause, next_step
 
 
@@ -52,6 +56,7 @@ def about(job: Job) -> About:
     for tell in (
         _training,
         _cross_validation,
+        _settings_search,
         _imported_model,
         _evaluation,
         _predictions,
@@ -116,6 +121,23 @@ def _cross_validation(job: Job, found: About) -> None:
         ("Seed", str(config["training"]["seed"]), ""),
     ]
     found.rounds = tables.shown(validation) if validation.finished_at else {}
+
+
+def _settings_search(job: Job, found: About) -> None:
+    search = tuning.search_of(job)
+    if search is None:
+        return
+    cohort, config = search.reference.cohort, search.config
+    found.facts += [
+        ("Cohort", cohort.name, _address("cohort", cohort.pk)),
+        ("Reference", str(search.reference), ""),
+        ("Network", str(config.get("network", {}).get("name", "")), ""),
+        ("Seed", str(config.get("training", {}).get("seed", "")), ""),
+    ]
+    found.search = tuning.table(search)
+    if ended := found.search["ended"]:
+        found.kept = f"{ended} trials have ended and are kept: running the job again goes on from there."
+        found.lost = "Trials that have ended are kept, and running it again goes on from there."
 
 
 def _limit(training: dict) -> str:

@@ -2,7 +2,15 @@
 
 from django.urls import URLPattern, URLResolver, path
 
-from portal.workbench import explanation_views, job_views, model_views, registry_views, run_views, training_views
+from portal.workbench import (
+    explanation_views,
+    job_views,
+    model_views,
+    registry_views,
+    run_views,
+    training_views,
+    tuning_views,
+)
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/", job_views.jobs, name="jobs"),
@@ -11,6 +19,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/<int:pk>/cancel/", job_views.job_cancel, name="job_cancel"),
     path("jobs/<int:pk>/retry/", job_views.job_retry, name="job_retry"),
     path("jobs/<int:pk>/priority/", job_views.job_priority, name="job_priority"),
+    path("jobs/<int:pk>/train/", tuning_views.job_train, name="job_train"),
     path("models/", model_views.models, name="models"),
     path("models/import/", registry_views.model_import, name="model_import"),
     path("models/production/", registry_views.production, name="production"),
@@ -19,6 +28,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("models/versions/<int:pk>/", model_views.version, name="version"),
     path("models/versions/<int:pk>/promote/", model_views.promote, name="promote"),
     path("training/new/", training_views.training_create, name="training_create"),
+    path("training/settings/", tuning_views.tuning_create, name="tuning_create"),
     path("runs/new/", run_views.run_create, name="run_create"),
     path("predictions/<int:pk>/explain/", explanation_views.prediction_explain, name="prediction_explain"),
     path("evaluations/new/", run_views.evaluate_create, name="evaluate_create"),

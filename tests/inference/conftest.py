@@ -26,8 +26,10 @@ def run_job(broker, transactional_db) -> Callable[[Job | None], Job]:
     from inference.explanation.tasks import explain
     from inference.prediction.tasks import predict
     from inference.training.tasks import cross_validate, train
+    from inference.tuning.tasks import find_learning_rate, search_settings
 
-    bodies = {task.name: task.body for task in (train, cross_validate, predict, explain, evaluate)}
+    tasks = (train, cross_validate, search_settings, find_learning_rate, predict, explain, evaluate)
+    bodies = {task.name: task.body for task in tasks}
 
     def run(job: Job | None) -> Job:
         assert job is not None
