@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from celery import shared_task  # noqa: TID251
+from celery.exceptions import Reject
+from django.db import InterfaceError, OperationalError, connection
 
 from inference.jobs import services
 from inference.jobs.models import Job
@@ -58,9 +61,19 @@ def job_task(*, queue: str, max_attempts: int = 3, time_limit: float | None = No
     return declare
 
 
+class DatabaseAway(Exception):
+    """No job could be claimed, because the database does not answer."""
+
+
 def work(queue: str, *, worker: str) -> bool:
-    """Take the next job of `queue` whose task this process knows, and run it to its end. False where there is none."""
-    job = services.claim(queue, worker=f"{worker} pid {os.getpid()}", tasks=list(TASKS))
+    """Take the next job of `queue` whose task this process knows, and run it to its end. False where there is none.
+
+    Raises DatabaseAway.
+    """
+    try:
+        job = services.claim(queue, worker=f"{worker} pid {os.getpid()}", tasks=list(TASKS))
+    except (OperationalError, InterfaceError) as error:
+        raise DatabaseAway from error
     if job is None:
         logger.info("queue %s: nothing to claim, message ignored", queue)
         return False
@@ -79,7 +92,13 @@ def work(queue: str, *, worker: str) -> bool:
     max_retries=0,
 )
 def deliver(self: Any, *, queue: str) -> None:
-    work(queue, worker=self.request.hostname or "")
+    try:
+        work(queue, worker=self.request.hostname or "")
+    except DatabaseAway:
+        logger.warning("queue %s: the database is away, the message goes back", queue)
+        connection.close()
+        time.sleep(1)  # it comes again at once
+        raise Reject(requeue=True) from None
 
 
 def periodic(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
