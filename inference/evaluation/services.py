@@ -6,23 +6,25 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from django.db import transaction
 from django.utils import timezone
 
 from inference.errors import EvaluationError
-from inference.evaluation import classification, overlap, summary
+from inference.evaluation import classification, detection, overlap, summary
 from inference.evaluation.models import CaseResult, Evaluation
 from inference.jobs.models import Job
 from inference.jobs.services import submit
 from inference.prediction import results
 from inference.prediction.models import Prediction
+from inference.prediction.output import Finding
 from inference.registry import manifest as manifests
 from inference.registry.models import ModelVersion
-from inference.training import class_cases
+from inference.training import class_cases, detection_cases
 from inference.training.services import find_reference
 from portal.accounts.models import User
 from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard, Split
-from studies.volumes import load_masks, load_volume
+from studies.volumes import load_image, load_masks, load_volume
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,8 @@ def start(
         )
     names = structures_of(version, reference)
     if not labelled_cases(reference, split, names):
-        what = "class" if reference.kind == ReferenceStandard.Kind.CLASSIFICATION else "segmentation"
+        kinds = {ReferenceStandard.Kind.CLASSIFICATION: "class", ReferenceStandard.Kind.BOXES: "box"}
+        what = kinds.get(ReferenceStandard.Kind(reference.kind), "segmentation")
         raise EvaluationError(
             f"“{reference}” has no {what} for a {split or 'single'} case of “{cohort.name}”.",
             "Choose another split or reference standard.",
@@ -97,12 +100,17 @@ def structures_of(version: ModelVersion, reference: ReferenceStandard) -> list[s
                 "Choose a reference standard whose classes are named as the model's.",
             )
         return shared
+    if reference.kind == ReferenceStandard.Kind.BOXES and version.manifest["task"] != "detection":
+        raise EvaluationError(
+            f"The reference standard “{reference}” holds boxes, the model gives segmentations.",
+            "Choose a reference standard with segmentations.",
+        )
     known = {label["name"].casefold() for label in reference.labels}
     names = [label["name"] for label in version.manifest["labels"]]
     shared = [name for name in names if name.casefold() in known]
     if not shared:
         raise EvaluationError(
-            f"The model segments {', '.join(names)}; the reference standard “{reference}” holds "
+            f"The model finds {', '.join(names)}; the reference standard “{reference}” holds "
             f"{', '.join(label['name'] for label in reference.labels) or 'no structures'}.",
             "Choose a reference standard whose structures are named as the model's.",
         )
@@ -110,9 +118,11 @@ def structures_of(version: ModelVersion, reference: ReferenceStandard) -> list[s
 
 
 def labelled_cases(reference: ReferenceStandard, split: str, structures: Sequence[str]) -> list[ReferenceLabel]:
-    """Cases with a segmentation, or with one of the classes."""
+    """Cases with a segmentation, with one of the classes, or of which it is known where lesions are."""
     if reference.kind == ReferenceStandard.Kind.CLASSIFICATION:
         return class_cases.classified(reference, structures, split)
+    if reference.kind == ReferenceStandard.Kind.BOXES:
+        return detection_cases.located(reference, split)
     entries = reference.case_labels.filter(segmentation__isnull=False)
     if split:
         entries = entries.filter(case__cohort_patient__split=split)
@@ -140,6 +150,8 @@ def measure(
             )
             for name in structures
         }
+    if version.manifest["task"] == "detection":
+        return _measure_boxes(version, entry, prediction, structures)
     volume = load_volume(entry.case.image)
     truth = load_masks(entry.segmentation, volume, labels)  # type: ignore[arg-type]
     found = load_masks(prediction.segmentation, volume, labels)  # type: ignore[arg-type]
@@ -156,6 +168,33 @@ def measure(
             predicted=score >= limits[name] if score is not None else bool(seen.any()),
             score=score,
             values=summary.compare(wanted, seen, volume.spacing),
+        )
+    return figures
+
+
+def _measure_boxes(
+    version: ModelVersion, entry: ReferenceLabel, prediction: Prediction, structures: Sequence[str]
+) -> dict[str, summary.CaseFigures]:
+    volume = load_image(entry.case.image)
+    truth = detection_cases.lesions(entry, volume, entry.reference.labels)
+    limits = manifests.thresholds(version.manifest)
+    figures = {}
+    for name in structures:
+        lesions = [lesion.box(volume) for lesion in truth if lesion.label.casefold() == name.casefold()]
+        found = [
+            Finding(name, finding["score"], np.array(finding["corners"]))
+            for finding in prediction.findings
+            if finding["label"] == name
+        ]
+        scores = [finding.score for finding in found]
+        boxes = np.array([finding.box(volume) for finding in found])
+        figures[name] = summary.CaseFigures(
+            case=entry.case.name,
+            patient=entry.case.cohort_patient.patient_id,
+            present=bool(lesions),
+            predicted=max(scores, default=0.0) >= limits[name],
+            score=max(scores, default=0.0),
+            values=detection.compare(boxes, scores, np.array(lesions), limits[name]),
         )
     return figures
 
@@ -181,7 +220,9 @@ def finish(
         for entry, figures in measured
         for name, figure in figures.items()
     )
-    evaluation.summary = {name: summary.summarise([figures[name] for _, figures in measured]) for name in structures}
+    detects = evaluation.version.manifest["task"] == "detection"
+    summarise = detection.summarise if detects else summary.summarise
+    evaluation.summary = {name: summarise([figures[name] for _, figures in measured]) for name in structures}
     evaluation.overlap = {
         **overlap.with_training(evaluation.version, [entry.case for entry, _ in measured]),
         "cases": len(measured),
@@ -212,6 +253,11 @@ def classes_of(evaluation: Evaluation) -> dict[str, Any] | None:
     )
 
 
+def headline_of(evaluation: Evaluation) -> str:
+    """The figure that stands for the evaluation where there is room for one."""
+    return "froc_score" if evaluation.version.manifest["task"] == "detection" else "dice"
+
+
 def report(evaluation: Evaluation, *, user: User | None = None) -> dict[str, Any]:
     """The evaluation for a program to read: ids, summary with intervals, per-case values.
 
@@ -235,6 +281,7 @@ def report(evaluation: Evaluation, *, user: User | None = None) -> dict[str, Any
             "predicted": result.predicted,
             "score": result.score,
         }
+    metric = headline_of(evaluation)
     return {
         "evaluation": evaluation.pk,
         "version": evaluation.version_id,
@@ -246,7 +293,7 @@ def report(evaluation: Evaluation, *, user: User | None = None) -> dict[str, Any
         "split": evaluation.split or "all",
         "n": len(cases),
         "structures": {
-            name: {**figures["dice"], "metric": "dice", "mean": figures["dice"]["estimate"]}
+            name: {**figures[metric], "metric": metric, "mean": figures[metric]["estimate"]}
             for name, figures in evaluation.summary.items()
         },
         "summary": evaluation.summary,

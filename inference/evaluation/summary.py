@@ -95,12 +95,18 @@ def summarise(cases: Sequence[CaseFigures]) -> dict[str, Any]:
             summary[name] = undefined("undefined in every case", len(cases))
     if "nsd" in summary:
         summary["nsd"]["tolerance_mm"] = TOLERANCE_MM
-    summary["case_sensitivity"] = _share([case.predicted for case in cases if case.present], "no case holds it")
-    summary["case_specificity"] = _share(
-        [not case.predicted for case in cases if not case.present], f"all {len(cases)} cases hold this structure"
-    )
-    summary["auc"] = _auc(cases)
-    return summary
+    return {**summary, **cases_and_auc(cases)}
+
+
+def cases_and_auc(cases: Sequence[CaseFigures]) -> dict[str, Any]:
+    """Whether the cases with the structure were told from the others: sensitivity, specificity and AUC."""
+    return {
+        "case_sensitivity": _share([case.predicted for case in cases if case.present], "no case holds it"),
+        "case_specificity": _share(
+            [not case.predicted for case in cases if not case.present], f"all {len(cases)} cases hold this structure"
+        ),
+        "auc": _auc(cases),
+    }
 
 
 def _share(hits: list[bool], reason: str) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def evaluate(run: Run) -> dict[str, Any]:
         result = services.report(evaluation)
         run.finish({key: value for key, value in result.items() if key not in ("cases", "summary")})
     for name, figures in evaluation.summary.items():
-        services.logger.info("evaluation %s: %s dice %s", evaluation.pk, name, figures["dice"]["estimate"])
+        metric = services.headline_of(evaluation)
+        services.logger.info("evaluation %s: %s %s %s", evaluation.pk, name, metric, figures[metric]["estimate"])
     return result
 
 

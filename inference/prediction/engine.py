@@ -15,6 +15,7 @@ from torch import nn
 from inference.errors import PredictionError
 from inference.imaging import grids, preprocessing
 from inference.networks import sampling, sliding_window
+from inference.prediction import detection
 from inference.prediction.output import Map, Output
 from inference.registry import manifest as manifests
 from inference.registry import programs
@@ -57,6 +58,8 @@ class LoadedModel:
         check_size(manifest, prepared[0])
         if manifest["task"] == "segmentation":
             return self._segment(prepared, volume, tick)
+        if manifest["task"] == "detection":
+            return detection.run(self.networks, prepared, volume, manifest, tick=tick)
         return self._judge(prepared, tick)
 
     def _judge(self, prepared: Sequence[Volume], tick: Tick) -> Output:

@@ -99,7 +99,7 @@ def load(manifest: Manifest, chosen: Sequence[Series]) -> Loaded:
     """The images of the chosen series on the grid of the first. Raises `PredictionError`, `ImageError`."""
     from inference.imaging import registration
 
-    whole = manifest["task"] in ("classification", "regression")
+    whole = manifest["task"] != "segmentation"
     volumes = [load_image(series) if whole else load_volume(series) for series in chosen]
     if len(volumes) == 1:
         return Loaded(volumes[0], (), [])

@@ -172,12 +172,19 @@ def load_cases(
     tick: Callable[[str], None],
 ) -> list[PreparedCase]:
     """Every case in memory; `tick` is called with the name of each before it is read."""
+    return load_each(entries, lambda entry: load_case(entry, config, labels), tick=tick)
+
+
+def load_each(
+    entries: Sequence[ReferenceLabel], load: Callable[[ReferenceLabel], PreparedCase], *, tick: Callable[[str], None]
+) -> list[PreparedCase]:
+    """Every case in memory. Raises `TrainingError` that names the case, or says that memory will not suffice."""
     cases: list[PreparedCase] = []
     held = 0
     for entry in entries:
         tick(entry.case.name)
         try:
-            cases.append(load_case(entry, config, labels))
+            cases.append(load(entry))
             held += cases[-1].image.nbytes + cases[-1].labels.nbytes
             check_room(held, len(cases), len(entries))
         except TrainingError:

@@ -38,7 +38,9 @@ class Key:
 
 TOP: dict[str, Key] = {
     "name": Key("slug", summary="Name of the model; a run makes its next version"),
-    "task": Key("choice", "segmentation", choices=("segmentation", "classification"), summary="What the model does"),
+    "task": Key(
+        "choice", "segmentation", choices=("segmentation", "classification", "detection"), summary="What the model does"
+    ),
     "description": Key("text", "", summary="Intended use, in a sentence"),
 }
 SECTIONS: dict[str, dict[str, Key]] = {
@@ -59,7 +61,7 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "foreground_share": Key("number", 0.0, 0, 1, summary="Share of patches centred on a structure"),
         "epochs": Key("whole", 100, 1, 100000),
         "max_minutes": Key("number", 0.0, 0, 60 * 24 * 30, summary="Ends training after this time; 0: no limit"),
-        "loss": Key("choice", "dice_ce", choices=("dice_ce", "dice", "cross_entropy", "focal", "tversky")),
+        "loss": Key("choice", "dice_ce", choices=("dice_ce", "dice", "cross_entropy", "focal", "tversky", "focal_iou")),
         "class_weights": Key("choice", "none", choices=("none", "balanced"), summary="Rare classes count as much"),
         "strategy": Key("choice", "scratch", choices=("scratch", "frozen", "transfer"), summary="For classification"),
         "weights": Key("text", "", summary="`imagenet`, or the path of a file; for frozen and transfer"),
@@ -94,12 +96,16 @@ SECTIONS: dict[str, dict[str, Key]] = {
             "texts", [], summary="logistic_regression, svm, random_forest, sparse on handcrafted features"
         ),
     },
+    "detection": {
+        "point_size": Key("number", 10.0, 0.1, 500, summary="Edge of the box around a point, mm"),
+    },
     "inference": {
         "window": Key("sizes", None, summary="Sliding window in voxels (z, y, x); the patch where left out"),
         "overlap": Key("number", 0.5, 0, 0.95),
         "mirror": Key("axes", [], summary="Axes over whose mirror images the output is averaged"),
         "shifts": Key("whole", 0, 0, 4, summary="One-voxel shifts over which the output is averaged as well"),
         "threshold": Key("number", 0.5, 0, 1, summary="Case score from which a structure counts as found"),
+        "least": Key("number", 0.05, 0.001, 1, summary="Least score of a box that a detector reports"),
     },
 }
 
@@ -129,6 +135,8 @@ def check(raw: Any) -> Config:
     """The configuration with defaults. Raises `ConfigError` with every problem."""
     if not isinstance(raw, dict):
         raise ConfigError(["The configuration must be a table of keys and values."])
+    if raw.get("task") == "detection" and isinstance(raw.get("network", {}), dict):
+        raw = {**raw, "network": {"name": "detector", **raw.get("network", {})}}
     problems: list[str] = []
     known = [*TOP, *SECTIONS, "preprocessing"]
     for key in sorted(set(raw) - set(known)):
@@ -145,8 +153,8 @@ def check(raw: Any) -> Config:
         config[section] = {key: _value(given, key, rule, f"{section}.{key}", problems) for key, rule in rules.items()}
     config["preprocessing"] = _preprocessing(raw.get("preprocessing", DEFAULT_PREPROCESSING), problems)
     _network(config, raw.get("network", {}), problems)
-    if config["task"] == "classification" and isinstance(raw.get("training", {}), dict):
-        config["training"]["loss"] = raw.get("training", {}).get("loss", "cross_entropy")
+    if config["task"] in LOSS and isinstance(raw.get("training", {}), dict):
+        config["training"]["loss"] = raw.get("training", {}).get("loss", LOSS[config["task"]])
     given = raw.get("training", {})
     plans = config["network"]["name"] == "nnunet" and not config["network"].get("parameters", {}).get("strides")
     if isinstance(given, dict) and given.get("patch") is None and not plans:
@@ -177,6 +185,7 @@ def _network(config: Config, given: Any, problems: list[str]) -> None:
         problems.append(f"network: {error.cause} {error.next_step}".strip())
 
 
+LOSS = {"classification": "cross_entropy", "detection": "focal_iou"}  # where the configuration names none
 SCHEMES = ("folds", "sources")
 BASELINES = ("logistic_regression", "svm", "random_forest", "sparse")
 TITLES = {
@@ -214,6 +223,8 @@ def _together(config: Config, problems: list[str]) -> None:
     """Rules between keys."""
     if config["task"] == "classification":
         _classification(config, problems)
+    elif (config["training"]["loss"] == "focal_iou") != (config["task"] == "detection"):
+        problems.append("training.loss: focal_iou is the loss of a detector, and its only one.")
     name, parameters = config["network"]["name"], config["network"]["parameters"]
     dimensions = config["network"]["dimensions"]
     network = table.NETWORKS[name]

@@ -51,6 +51,13 @@ def check_cases(
             f"The training set never shows {', '.join(absent)}.",
             "Leave these structures out with data.structures, or freeze the cohort with another seed.",
         )
+    return check_sizes(training, validation, patch=patch)
+
+
+def check_sizes(
+    training: Sequence[PreparedCase], validation: Sequence[PreparedCase], *, patch: Sequence[int]
+) -> list[str]:
+    """Warnings for the log. Raises `TrainingError` where a case is much smaller than the patch."""
     warnings = []
     for case in [*training, *validation]:
         size = tuple(case.labels.shape)

@@ -22,7 +22,7 @@ from inference.training.data import SegmentationData
 from inference.training.module import Clock, SegmentationModule, TrainingModule
 
 CHECKPOINT = "last.ckpt"
-FIGURES = {"dice": "Dice", "auc": "AUC"}
+FIGURES = {"dice": "Dice", "auc": "AUC", "froc": "FROC score"}
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
@@ -38,7 +38,7 @@ class Watcher(Protocol):
 @dataclass(frozen=True)
 class Trained:
     """weights: what the bundle gets (averaged where averaging is on); validation: Dice
-    per structure and case, or AUC per class."""
+    per structure and case, AUC per class, or FROC score per label."""
 
     weights: dict[str, Tensor]
     epochs: int

@@ -22,7 +22,7 @@ from inference.jobs.task import JobTask
 from inference.registry import bundle
 from inference.registry import services as registry
 from inference.registry.models import ModelVersion
-from inference.training import cases, class_cases
+from inference.training import cases, class_cases, detection_cases
 from inference.training.config import Config, check
 from inference.training.models import CrossValidation, TrainingRun
 from portal.accounts.models import Project, User
@@ -84,6 +84,9 @@ def start(
     if config["task"] == "classification":
         classes = class_cases.choose_classes(reference, config["data"]["structures"])
         labelled, what = class_cases.classified(reference, classes, Split.TRAIN), "class"
+    elif config["task"] == "detection":
+        cases.choose_labels(reference, config["data"]["structures"])
+        labelled, what = detection_cases.located(reference, Split.TRAIN), "boxes or segmentation"
     else:
         cases.choose_labels(reference, config["data"]["structures"])
         labelled, what = cases.labelled_cases(reference, Split.TRAIN), "segmentation"
@@ -185,6 +188,7 @@ def manifest_of(
     run: TrainingRun, trained: Trained, labels: list[dict[str, Any]], facts: dict[str, Any]
 ) -> bundle.Manifest:
     config = run.config
+    activation, kept = ("sigmoid", ["least"]) if config["task"] == "detection" else ("softmax", ["mirror", "shifts"])
     return {
         "format": bundle.FORMAT,
         "task": config["task"],
@@ -195,15 +199,15 @@ def manifest_of(
                 "name": "image",
                 "modality": facts["modality"],
                 "smallest": [(n + 1) // 2 for n in config["training"]["patch"]]
-                if config["task"] == "segmentation"
+                if config["task"] != "classification"
                 else [1, 2, 2],
             }
         ],
         "preprocessing": config["preprocessing"],
         "network": config["network"],
         "labels": labels,
-        "output": {"activation": "softmax", "threshold": config["inference"]["threshold"]},
-        "inference": {key: config["inference"][key] for key in ("window", "overlap", "mirror", "shifts")},
+        "output": {"activation": activation, "threshold": config["inference"]["threshold"]},
+        "inference": {key: config["inference"][key] for key in ("window", "overlap", *kept)},
         "training": {
             "run": run.pk,
             "cohort": run.reference.cohort.name,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inference.imaging import preprocessing
-from inference.training import cases, class_cases
+from inference.training import cases, class_cases, detection_cases
 from inference.training.config import Config, planned
 from studies.cohorts.models import ReferenceLabel, ReferenceStandard, Split
 
@@ -39,14 +39,15 @@ class Sets:
 def load(run: Run, reference: ReferenceStandard, config: Config, *, note: Callable[[Config], Config]) -> Sets:
     """note: called with a configuration that was completed from the training images, to write it down; what it returns
     is used. Raises `TrainingError`, with words, where nothing can be learned from these cases."""
-    classifies = config["task"] == "classification"
+    classifies, detects = config["task"] == "classification", config["task"] == "detection"
     if classifies:
         classes = class_cases.choose_classes(reference, config["data"]["structures"])
         labels: list[dict[str, Any]] = [{"number": n, "name": name} for n, name in enumerate(classes, start=1)]
         sides = {side: class_cases.classified(reference, classes, side) for side in (Split.TRAIN, Split.VALIDATION)}
     else:
         labels = cases.choose_labels(reference, config["data"]["structures"])
-        sides = {side: cases.labelled_cases(reference, side) for side in (Split.TRAIN, Split.VALIDATION)}
+        chosen = detection_cases.located if detects else cases.labelled_cases
+        sides = {side: chosen(reference, side) for side in (Split.TRAIN, Split.VALIDATION)}
     training = sides[Split.TRAIN]
     if planned(config):
         config = note(cases.plan(training, config, len(labels), run))
@@ -74,7 +75,8 @@ def load(run: Run, reference: ReferenceStandard, config: Config, *, note: Callab
             side: [found[entry.case_id] for entry in entries] for side, entries in sides.items()
         }
     else:
-        prepared = {side: cases.load_cases(entries, config, labels, tick=tick) for side, entries in sides.items()}
+        load_cases = detection_cases.load_cases if detects else cases.load_cases
+        prepared = {side: load_cases(entries, config, labels, tick=tick) for side, entries in sides.items()}
     made = Sets(config, labels, prepared[Split.TRAIN], prepared[Split.VALIDATION], dict(sides), facts)
     for warning in check(made):
         run.log(warning, "warning")
@@ -86,8 +88,11 @@ def check(sets: Sets) -> list[str]:
     if sets.config["task"] == "classification":
         class_cases.check_classes(sets.training, sets.names)
         return []
-    from inference.training.data import check_cases  # with torch, that other queues do not need
-
+    # With torch, that other queues do not need.
+    if sets.config["task"] == "detection":
+        from inference.training.detection import check_cases
+    else:
+        from inference.training.data import check_cases
     return check_cases(sets.training, sets.validation, patch=sets.config["training"]["patch"], structures=sets.names)
 
 

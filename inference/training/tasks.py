@@ -30,6 +30,8 @@ def train(run: Run) -> dict[str, Any]:
     loaded = sets.load(run, training.reference, training.config, note=partial(services.note_plan, training))
     if loaded.config["task"] == "classification":
         return _train_classifier(run, training, loaded)
+    if loaded.config["task"] == "detection":
+        return _train_detector(run, training, loaded)
     data = SegmentationData(loaded.training, loaded.validation, loaded.config["training"])
     trained = fit(loaded.config, loaded.names, data, services.folder_of(training), run)
     run.log(f"Trained {trained.epochs} epochs, {trained.steps} steps in {trained.seconds:.0f} s")
@@ -72,6 +74,23 @@ def _train_classifier(run: Run, training: TrainingRun, loaded: sets.Sets) -> dic
     with run.owned():
         services.finish(training, made.trained, loaded.labels, facts)
         result = _result(training, {"epochs": made.trained.epochs, "seconds": round(made.trained.seconds, 1), **more})
+        run.finish(result)
+    return result
+
+
+def _train_detector(run: Run, training: TrainingRun, loaded: sets.Sets) -> dict[str, Any]:
+    from inference.training import detection
+
+    trained = detection.train(
+        loaded.config, loaded.names, loaded.training, loaded.validation, services.folder_of(training), run
+    )
+    run.log(f"Trained {trained.epochs} epochs, {trained.steps} steps in {trained.seconds:.0f} s")
+    more: dict[str, Any] = {
+        "validation_froc": {name: values[0] if values else None for name, values in trained.validation.items()}
+    }
+    with run.owned():
+        services.finish(training, trained, loaded.labels, {**loaded.facts, "more": more})
+        result = _result(training, {"epochs": trained.epochs, "seconds": round(trained.seconds, 1), **more})
         run.finish(result)
     return result
 

@@ -110,6 +110,7 @@ class ReferenceStandard(models.Model):
     class Kind(models.TextChoices):
         SEGMENTATION = "segmentation", "Segmentation"
         CLASSIFICATION = "classification", "Classes"
+        BOXES = "boxes", "Boxes and points"
         ANSWERS = "answers", "Answers"
 
     cohort = models.ForeignKey(Cohort, on_delete=models.PROTECT, related_name="reference_standards")
@@ -131,7 +132,8 @@ class ReferenceStandard(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["cohort", "name", "version"], name="reference_version_unique"),
             models.CheckConstraint(
-                condition=models.Q(kind__in=["segmentation", "classification", "answers"]), name="reference_kind_known"
+                condition=models.Q(kind__in=["segmentation", "classification", "boxes", "answers"]),
+                name="reference_kind_known",
             ),
         ]
 
@@ -143,7 +145,9 @@ class ReferenceLabel(models.Model):
     reference = models.ForeignKey(ReferenceStandard, on_delete=models.CASCADE, related_name="case_labels")
     case = models.ForeignKey(Case, on_delete=models.PROTECT, related_name="reference_labels")
     segmentation = models.ForeignKey(Series, null=True, blank=True, on_delete=models.PROTECT, related_name="+")
-    values = models.JSONField(default=dict, blank=True, help_text='Answers and classes, e.g. {"class": "covid"}')
+    # {"class": "covid"}, answers, or {"boxes": [{"label": "Nodule", "corners": [[x, y, z], [x, y, z]]}, …]}: two
+    # opposite corners in LPS mm of a box along the axes of the image, equal ones for a point; none: there is no lesion
+    values = models.JSONField(default=dict, blank=True, help_text='Answers, classes, boxes, e.g. {"class": "covid"}')
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["reference", "case"], name="one_label_per_case")]

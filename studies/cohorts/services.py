@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
-from studies.cohorts import changes, freezing
+from studies.cohorts import boxes, changes, freezing
 from studies.cohorts.errors import CohortError
 from studies.cohorts.freezing import Design
 from studies.cohorts.models import Case, Cohort, CohortPatient, ReferenceLabel, ReferenceStandard
@@ -207,7 +207,8 @@ def create_reference(
     """The next version of the reference standard `name` of a cohort; earlier versions stay as they are.
 
     classes: names of the classes of a classification, in order; each case then has one as `values["class"]`.
-    Raises `CohortError` (`name`, `labels`, `classes`, `empty`, `other_cohort`, `wrong_segmentation`, `twice`).
+    Of boxes and points each case has them as `values["boxes"]`, see `ReferenceLabel`.
+    Raises `CohortError` (`name`, `labels`, `classes`, `boxes`, `empty`, `other_cohort`, `wrong_segmentation`, `twice`).
     """
     cohort = Cohort.objects.select_for_update().get(pk=cohort.pk)
     name = name.strip()
@@ -223,6 +224,8 @@ def create_reference(
         except SegmentationError as error:
             raise CohortError("labels", error.cause, error.next_step) from error
     kind = _kind(made_labels, classes, truths)
+    if kind == ReferenceStandard.Kind.BOXES:
+        boxes.check(made_labels, ((truth.case.name, truth.values) for truth in truths))
     for truth in truths:
         _check_truth(cohort, truth)
     if len({truth.case.pk for truth in truths}) < len(truths):
@@ -252,6 +255,8 @@ def _kind(
 ) -> ReferenceStandard.Kind:
     """What the reference standard holds. Raises `CohortError` (`classes`)."""
     if not classes:
+        if labels and any("boxes" in truth.values for truth in truths):
+            return ReferenceStandard.Kind.BOXES
         return ReferenceStandard.Kind.SEGMENTATION if labels else ReferenceStandard.Kind.ANSWERS
     if len(set(classes)) < len(classes) or len(classes) < 2 or any(not name or len(name) > 64 for name in classes):
         raise CohortError(

@@ -87,8 +87,7 @@ def froc(marks: Sequence[Marks]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def sensitivities(marks: Sequence[Marks], rates: Sequence[float] = RATES) -> np.ndarray:
     """Sensitivity at each rate of false positives an image, by linear interpolation; beyond the curve the last one."""
     x, y, _ = froc(marks)
-    highest = np.concatenate([np.diff(x) > 0, [True]])  # of points above each other
-    return np.interp(rates, x[highest], y[highest])
+    return np.interp(rates, x, y)
 
 
 def mean_sensitivity(marks: Sequence[Marks]) -> float:

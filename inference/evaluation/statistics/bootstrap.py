@@ -7,7 +7,7 @@ JRSS B 2007;69:369 (cluster bootstrap).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from scipy.stats import norm
@@ -15,6 +15,7 @@ from scipy.stats import norm
 from inference.evaluation.statistics.interval import CONFIDENCE, Interval
 
 RESAMPLES = 10_000
+RESAMPLES_OF_STATISTIC = 1_000  # of a statistic that is computed anew each time
 
 
 def bootstrap_mean(
@@ -54,6 +55,57 @@ def bootstrap_mean(
         levels = _bca_levels(levels, means, estimate, sums, counts)
     lower, upper = np.quantile(means, levels)
     return Interval(estimate, float(lower), float(upper), len(array), name, confidence=confidence)
+
+
+def bootstrap_over(
+    statistics: Callable[[Sequence[int]], Sequence[float]],
+    patients: Sequence[Hashable],
+    *,
+    resamples: int = RESAMPLES_OF_STATISTIC,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> list[Interval]:
+    """Percentile intervals of statistics of all cases together, such as an area under a curve.
+
+    statistics: places of cases, which may repeat, to values; not a number where they do not exist, and such resamples
+    are left out. patients: whose each case is. The same seed gives the same intervals. With one patient only, or where
+    a statistic does not exist in half of the resamples, there is no interval. Raises `ValueError` without cases.
+    """
+    if not patients:
+        raise ValueError("no cases")
+    places: dict[Hashable, list[int]] = {}
+    for place, owner in enumerate(patients):
+        places.setdefault(owner, []).append(place)
+    groups = list(places.values())
+    estimates = np.asarray(statistics(range(len(patients))), dtype=np.float64)
+    name = f"percentile bootstrap over {len(groups)} patients, {resamples} resamples"
+    if len(groups) < 2:
+        short = f"{name}: needs at least 2 patients"
+        return [Interval(float(v), None, None, len(patients), short, confidence=confidence) for v in estimates]
+    random = np.random.default_rng(seed)
+    drawn = np.array(
+        [
+            statistics([place for group in random.integers(0, len(groups), len(groups)) for place in groups[group]])
+            for _ in range(resamples)
+        ],
+        dtype=np.float64,
+    )
+    tail = (1 - confidence) / 2
+    made = []
+    for value, column in zip(estimates, drawn.T, strict=True):
+        known = column[np.isfinite(column)]
+        lower, upper = np.quantile(known, [tail, 1 - tail]) if 2 * len(known) >= resamples else (None, None)
+        made.append(
+            Interval(
+                float(value),
+                None if lower is None else float(lower),
+                None if upper is None else float(upper),
+                len(patients),
+                name,
+                confidence=confidence,
+            )
+        )
+    return made
 
 
 def _resampled_means(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
