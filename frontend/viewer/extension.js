@@ -1,7 +1,8 @@
-// Our OHIF extension: the panel of results and the overlay of model results at opening.
+// Our OHIF extension: the panel of results, the overlay of model results at opening, maps over the images.
 
 import { Overlays } from "./overlays.js";
 import { Drawing } from "./drawing.js";
+import { HeatMaps } from "./maps.js";
 import { mountPanel } from "./panel.js";
 
 export const EXTENSION = "readroom";
@@ -21,6 +22,7 @@ function host(mount) {
 }
 
 let overlays;
+let maps;
 
 export default {
   id: EXTENSION,
@@ -30,19 +32,22 @@ export default {
     overlays = new Overlays(ohif);
     // For the reading page around us and for tests.
     window.readroom.overlays = overlays;
+    maps = window.readroom.maps = new HeatMaps(ohif, overlays);
     window.readroom.drawing = new Drawing(ohif);
   },
 
   onModeEnter() {
     overlays.start();
+    maps.start();
   },
 
   onModeExit() {
     overlays.stop();
+    maps.stop();
   },
 
   getPanelModule() {
-    const component = () => host((node) => mountPanel(node, overlays));
+    const component = () => host((node) => mountPanel(node, overlays, maps));
     return [{ name: "results", iconName: "tab-segmentation", iconLabel: "Results", label: "Results", component }];
   },
 };

@@ -2,6 +2,8 @@
 //
 // It lives in a shadow tree, so that our design tokens and OHIF's style sheet do not meet.
 
+import { CAUTION, gradient, legendEnds } from "./maps.js";
+
 const KINDS = {
   model: { title: "AI results", tag: "AI", icon: "model" },
   annotation: { title: "Drawn by people", tag: "Reader", icon: "user" },
@@ -19,6 +21,11 @@ const OWN_STYLE = `
   .results ul { display: grid; gap: 4px; margin: 0; padding: 0; }
   .results li { display: flex; gap: 8px; align-items: center; font-size: var(--t-table); }
   .results .swatch { width: 12px; height: 12px; border-radius: 3px; flex: none; background: var(--c, transparent); border: 1px solid var(--line-2); }
+  .results .scale-bar { height: 10px; border-radius: 3px; background: var(--g), #0b0d12; border: 1px solid var(--line-2); }
+  .results .ends { display: flex; justify-content: space-between; gap: 12px; }
+  .results .ends span:last-child { text-align: right; }
+  .results .opacity { display: grid; grid-template-columns: auto 1fr; gap: 10px; align-items: center; }
+  .results .opacity input { width: 100%; accent-color: var(--accent); }
   .results .use { position: sticky; bottom: 0; padding: 10px 14px; background: var(--raised); border-top: 1px solid var(--line-2); font-size: var(--t-small); }
 `;
 
@@ -59,18 +66,19 @@ function icon(name) {
   return svg;
 }
 
-export async function mountPanel(node, overlays) {
+export async function mountPanel(node, overlays, maps) {
   if (node.shadowRoot) return;
   const root = node.attachShadow({ mode: "open" });
   root.adoptedStyleSheets = await styles();
   const box = element("div", { class: "results", "data-theme": "dark" });
   root.append(box);
-  const draw = () => node.isConnected && render(box, overlays);
+  const draw = () => node.isConnected && render(box, overlays, maps);
   overlays.addEventListener("change", draw);
+  maps.addEventListener("change", draw);
   draw();
 }
 
-function render(box, overlays) {
+function render(box, overlays, maps) {
   const focused = box.getRootNode().activeElement?.dataset.item;
   const groups = Object.fromEntries(Object.keys(KINDS).map((kind) => [kind, []]));
   for (const item of overlays.items) groups[KINDS[item.result?.origin] ? item.result.origin : "other"].push(item);
@@ -82,7 +90,8 @@ function render(box, overlays) {
     if (!items.length) continue;
     box.append(element("h2", {}, KINDS[kind].title), ...items.map((item) => article(item, kind, overlays)));
   }
-  if (!overlays.items.length && !overlays.failure) {
+  if (maps.items.length) box.append(element("h2", {}, "AI maps"), ...maps.items.map((item) => mapArticle(item, maps)));
+  if (!overlays.items.length && !maps.items.length && !overlays.failure) {
     const text = overlays.results ? "No segmentation belongs to this study yet. Run a model on it, or have it read." : "Loading results";
     box.append(element("div", { class: "empty" }, element("p", { class: "muted small" }, text)));
   }
@@ -100,6 +109,27 @@ function article(item, kind, overlays) {
   const toggle = element("label", { class: "switch" }, input, element("span", { class: "vh" }, "Show"));
   const list = element("ul", {}, ...item.segments.map(segment));
   const made = element("article", { "data-kind": kind, "data-shown": String(item.shown) }, element("header", {}, title, toggle), list);
+  if (item.status) made.append(element("p", { class: "small muted", role: "status" }, item.status));
+  return made;
+}
+
+function mapArticle(item, maps) {
+  const input = element("input", {
+    type: "checkbox", role: "switch", "data-item": item.id, checked: item.shown, "aria-label": `Show ${item.title}`,
+  });
+  input.addEventListener("change", () => maps.toggle(item.id));
+  const title = element("div", {}, element("h3", {}, item.title), provenance(item.result, "model", item.title));
+  const toggle = element("label", { class: "switch" }, input, element("span", { class: "vh" }, "Show"));
+  const made = element("article", { "data-kind": "map", "data-shown": String(item.shown) }, element("header", {}, title, toggle));
+  if (item.shown) {
+    const bar = element("div", { class: "scale-bar", style: `--g: ${gradient(item.kind.signed)}` });
+    const [low, high] = legendEnds(item);
+    const strength = element("input", { type: "range", min: 0.1, max: 1, step: 0.05, value: maps.opacity, "data-item": `${item.id} opacity`, "aria-label": "Opacity of the map" });
+    strength.addEventListener("input", () => maps.setOpacity(Number(strength.value)));
+    made.append(bar, element("p", { class: "ends small muted" }, element("span", {}, low), element("span", {}, high)));
+    made.append(element("label", { class: "opacity small" }, "Opacity", strength));
+    if (item.explains) made.append(element("p", { class: "small muted" }, CAUTION));
+  }
   if (item.status) made.append(element("p", { class: "small muted", role: "status" }, item.status));
   return made;
 }

@@ -37,7 +37,7 @@ async function fetchOk(address, accept) {
   return answer;
 }
 
-async function firstPart(answer) {
+export async function firstPart(answer) {
   const bytes = new Uint8Array(await answer.arrayBuffer());
   const type = answer.headers.get("Content-Type") ?? "";
   if (!type.startsWith("multipart/")) return bytes;
@@ -96,11 +96,11 @@ function segmentNumbers(header, labels) {
   );
 }
 
-function value(item, tag) {
+export function value(item, tag) {
   return item?.[tag]?.Value?.[0];
 }
 
-function sequence(item, tag) {
+export function sequence(item, tag) {
   return item?.[tag]?.Value ?? [];
 }
 

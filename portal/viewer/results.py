@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inference.prediction.models import PredictionMap
 from portal.accounts.models import User
 from studies.models import Origin, Series, Study
 
@@ -15,6 +16,7 @@ def of_study(study: Study, user: User) -> list[dict]:
         .select_related("created_by")
         .order_by("-created_at", "-pk")
     )
+    maps = {found.series_id: found for found in PredictionMap.objects.visible_to(user).filter(series__study=study)}
     return [
         {
             "series": row.series_instance_uid,
@@ -25,6 +27,7 @@ def of_study(study: Study, user: User) -> list[dict]:
             "by": str(row.created_by) if row.created_by else "",
             "own": row.created_by_id == user.pk,
             "at": row.created_at.isoformat(),
+            "map": {"kind": maps[row.pk].kind, "label": maps[row.pk].label} if row.pk in maps else None,
         }
         for row in rows
     ]
