@@ -29,6 +29,9 @@ WITHOUT_EFFECT = frozenset(
         *("DeleteItems", "SelectItems", "SpatialPad", "DivisiblePad", "Identity"),
     }
 )
+# Transforms that go by the values of the image, channel by channel or of all channels together.
+BY_CHANNEL = frozenset({"NormalizeIntensity", "ScaleIntensity", "ScaleIntensityRangePercentiles"})
+CLASSES = ("labels", "classes", "classification", "probabilities")  # formats of the output of a classifier
 MODALITIES = {"CT": "CT", "MR": "MR", "MRI": "MR", "PT": "PT", "PET": "PT"}
 
 
@@ -42,27 +45,33 @@ def read(folder: Path) -> tuple[dict[str, Any], Mapping[str, Tensor] | Path]:
     config = _Config(_load(folder, INFERENCE))
     formats = metadata.get("network_data_format", {})
     inputs = formats.get("inputs", {}).get("image", {})
-    labels = _labels(formats.get("outputs", {}).get("pred", {}))
-    network, weights = _network(folder, config)
+    answer = formats.get("outputs", {}).get("pred", {})
+    task = "classification" if str(answer.get("format", "")).lower() in CLASSES else "segmentation"
+    output = _output(config)
+    labels = _labels(answer, with_background=task == "segmentation" and output["activation"] == "softmax")
     channels = int(inputs.get("num_channels", 1))
-    if channels != 1:
-        raise BundleError(
-            f"The model takes {channels} image channels; models of one image are run here.",
-            "Import a model of one series.",
-        )
-    window, overlap = _window(config, inputs)
+    window, overlap = _window(config, inputs, task)
+    network, weights = _network(folder, config, len(window))
     modality = MODALITIES.get(str(inputs.get("modality", "")).upper())
     manifest = {
-        "task": "segmentation",
+        "task": task,
         "name": str(metadata.get("name", folder.name)),
         "description": str(metadata.get("description") or metadata.get("task") or ""),
-        "inputs": [{"name": "image", "modality": [modality] if modality else []}],
-        "preprocessing": _steps(config.value("preprocessing")),
+        "inputs": [
+            {"name": name, "modality": [modality] if modality else []} for name in _channel_names(inputs, channels)
+        ],
+        "preprocessing": _steps(config.value("preprocessing"), channels),
         "network": network,
         "labels": labels,
-        "output": {"activation": "softmax", "threshold": 0.5},
-        # MONAI's arrays run x, y, z.
-        "inference": {"window": window[::-1], "overlap": overlap, "mirror": [], "shifts": 0, "axes": "xyz"},
+        "output": output,
+        # MONAI's arrays run x, y, z; in 2-D the window is one slice deep.
+        "inference": {
+            "window": [1] * (3 - len(window)) + window[::-1],
+            "overlap": overlap,
+            "mirror": [],
+            "shifts": 0,
+            "axes": "xyz",
+        },
         "training": {
             "imported_from": "MONAI bundle",
             "bundle_version": str(metadata.get("version", "")),
@@ -92,6 +101,10 @@ class _Config:
 
     def has(self, key: str) -> bool:
         return self._at(key) is not None
+
+    def raw(self, key: str) -> Any:
+        """The value at `key` as it stands, None where there is none; its references are not followed."""
+        return self._at(key)
 
     def _at(self, key: str) -> Any:
         found: Any = self.content
@@ -137,7 +150,7 @@ def _load(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
     raise BundleError(f"The bundle has no {' or '.join(names)}.", "Import the whole folder of the bundle.")
 
 
-def _network(folder: Path, config: _Config) -> tuple[dict[str, Any], Mapping[str, Tensor] | Path]:
+def _network(folder: Path, config: _Config, dimensions: int) -> tuple[dict[str, Any], Mapping[str, Tensor] | Path]:
     from inference.registry.state_dict import read_state_dict
 
     weights = next((folder / "models" / name for name in ("model.safetensors", "model.pt", "model.pth")
@@ -147,9 +160,10 @@ def _network(folder: Path, config: _Config) -> tuple[dict[str, Any], Mapping[str
         definition = dict(config.value("network_def"))
         target = str(definition.pop("_target_", "")).rsplit(".", 1)[-1]
         definition.pop("_disabled_", None)
-        return {"name": f"monai.{target}", "dimensions": 3, "parameters": _plain(definition)}, read_state_dict(weights)
+        network = {"name": f"monai.{target}", "dimensions": dimensions, "parameters": _plain(definition)}
+        return network, read_state_dict(weights)
     if script.is_file():
-        return {"name": "torchscript", "dimensions": 3}, script
+        return {"name": "torchscript", "dimensions": dimensions}, script
     raise BundleError(
         "The bundle has neither models/model.pt with a network_def in its configuration nor models/model.ts.",
         "Export it once more with `python -m monai.bundle ckpt_export`, or put the weights into models/.",
@@ -163,39 +177,68 @@ def _plain(definition: dict[str, Any]) -> Parameters:
         raise BundleError("The arguments of network_def are no plain values.", "Write them out as JSON.") from error
 
 
-def _labels(output: dict[str, Any]) -> list[dict[str, Any]]:
+def _channel_names(inputs: dict[str, Any], count: int) -> list[str]:
+    """What the input's channels are called; numbers where that is not said."""
+    told = inputs.get("channel_def", {})
+    if count == 1:
+        return ["image"]
+    return [str(told.get(str(n)) or f"image {n + 1}") for n in range(count)]
+
+
+def _output(config: _Config) -> dict[str, Any]:
+    """Activation and threshold, as the post-processing applies them; softmax where it says nothing."""
+    made = {"activation": "softmax", "threshold": 0.5}
+    if not config.has("postprocessing"):
+        return made
+    # The rest of the post-processing inverts transforms and saves files, which is done here in another way.
+    transforms = config.raw("postprocessing#transforms") or []
+    for number, transform in enumerate(transforms if isinstance(transforms, list) else []):
+        name = str(transform.get("_target_", "")).rsplit(".", 1)[-1].removesuffix("d")
+        place = f"postprocessing#transforms#{number}"
+        if name == "Activations" and config.has(f"{place}#sigmoid") and config.value(f"{place}#sigmoid") is True:
+            made["activation"] = "sigmoid"
+        if name == "AsDiscrete" and config.has(f"{place}#threshold"):
+            made["threshold"] = float(config.value(f"{place}#threshold"))
+    return made
+
+
+def _labels(output: dict[str, Any], *, with_background: bool) -> list[dict[str, Any]]:
     named = {int(key): str(name) for key, name in output.get("channel_def", {}).items() if str(key).isdigit()}
-    if not named or sorted(named) != list(range(len(named))) or len(named) < 2:
+    if not named or sorted(named) != list(range(len(named))) or len(named) < 1 + with_background:
         raise BundleError(
-            "metadata.json does not name the output channels from 0 (background) on.",
+            "metadata.json does not name the output channels from 0 on.",
             "Write them as network_data_format.outputs.pred.channel_def.",
         )
-    if "background" not in named[0].lower():
+    has_background = "background" in named[0].lower()
+    if with_background and not has_background:
         raise BundleError(
-            f"Channel 0 of the output is {named[0]!r}, not the background; structures that overlap are not run here.",
-            "Import a model whose channels are background and structures that exclude each other (softmax).",
+            f"Channel 0 of the output is {named[0]!r}, not the background, and the post-processing is no sigmoid.",
+            "Write Activationsd with sigmoid into postprocessing of configs/inference.json where structures may "
+            "overlap, or name the background.",
         )
-    return [{"number": number, "name": name[:1].upper() + name[1:]} for number, name in sorted(named.items()) if number]
+    kept = [name for number, name in sorted(named.items()) if number or not with_background]
+    return [{"number": number, "name": name[:1].upper() + name[1:]} for number, name in enumerate(kept, start=1)]
 
 
-def _window(config: _Config, inputs: dict[str, Any]) -> tuple[list[int], float]:
-    """Window (x, y, z) and overlap of the sliding window."""
+def _window(config: _Config, inputs: dict[str, Any], task: str) -> tuple[list[int], float]:
+    """Window (x, y, z, or x, y) and overlap of the sliding window; of a classifier the size of its image."""
     roi: Any = None
     overlap = 0.25  # MONAI's default
-    if config.has("inferer#roi_size"):
+    if task == "segmentation" and config.has("inferer#roi_size"):
         roi = config.value("inferer#roi_size")
         overlap = float(config.value("inferer#overlap")) if config.has("inferer#overlap") else overlap
-    roi = inputs.get("spatial_shape") if roi is None else roi
-    roi = [roi] * 3 if isinstance(roi, int) else roi
-    if not (isinstance(roi, list) and len(roi) == 3 and all(isinstance(n, int) and n > 0 for n in roi)):
+    shape = inputs.get("spatial_shape")
+    roi = shape if roi is None else roi
+    roi = [roi] * (len(shape) if isinstance(shape, list) else 3) if isinstance(roi, int) else roi
+    if not (isinstance(roi, list) and len(roi) in (2, 3) and all(isinstance(n, int) and n > 0 for n in roi)):
         raise BundleError(
-            "The size of the sliding window is not written out as three whole numbers.",
-            "Give inferer.roi_size in configs/inference.json.",
+            "The size of the image or of the sliding window is not written out as two or three whole numbers.",
+            "Give inferer.roi_size in configs/inference.json, or spatial_shape in configs/metadata.json.",
         )
     return roi, overlap
 
 
-def _steps(preprocessing: Any) -> list[Step]:
+def _steps(preprocessing: Any, channels: int) -> list[Step]:
     transforms = preprocessing.get("transforms") if isinstance(preprocessing, dict) else preprocessing
     if not isinstance(transforms, list):
         raise BundleError("preprocessing is no list of transforms.", "Write it as a Compose of transforms.")
@@ -209,6 +252,12 @@ def _steps(preprocessing: Any) -> list[Step]:
                 f"Transform {number} of the preprocessing, {name}d, has no counterpart here.",
                 "Import the weights with a manifest of your own (docs/bundle.md). "
                 f"Known transforms: {', '.join(_TRANSFORMS)}.",
+            )
+        if channels > 1 and name in BY_CHANNEL and transform.get("channel_wise") is not True:
+            raise BundleError(
+                f"Transform {number} of the preprocessing, {name}d, looks at all {channels} channels together, which "
+                "has no counterpart here.",
+                "Set channel_wise, where the model was trained so.",
             )
         steps += _TRANSFORMS[name](transform)
     return steps

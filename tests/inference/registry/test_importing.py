@@ -260,7 +260,7 @@ def test_a_pickle_that_runs_code_is_refused_unopened(tmp_path, where):
         ({"preprocessing": {"transforms": [{"_target_": "RandFlipd"}]}}, "RandFlipd, has no counterpart"),
         ({"inferer": {"roi_size": "$[96] * 3"}}, "expressions of a bundle are never run"),
         ({"inferer": {"roi_size": "@nowhere"}}, "refers to 'nowhere'"),
-        ({"inferer": {"roi_size": [16, 16]}}, "three whole numbers"),
+        ({"inferer": {"roi_size": [16, 0, 8]}}, "two or three whole numbers"),
     ],
 )
 def test_what_a_monai_bundle_does_not_write_out_is_named(tmp_path, changes, words):
@@ -282,6 +282,99 @@ def test_an_archive_that_leads_outside_is_refused(tmp_path):
     with pytest.raises(BundleError, match="leads outside"):
         importing.opened(tmp_path / "b.zip").__enter__()
     assert not (tmp_path / "outside.txt").exists()
+
+
+BRATS = [
+    {"_target_": "LoadImaged", "keys": "image"},
+    {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True},
+]
+SIGMOID = {
+    "_target_": "Compose",
+    "transforms": [
+        {"_target_": "Activationsd", "keys": "pred", "sigmoid": True},
+        {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing", "orig_keys": "image"},
+        {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.4},
+        {"_target_": "SaveImaged", "keys": "pred", "output_dir": "$@output_dir"},
+    ],
+}
+
+
+def several_channels(folder: Path, **changes) -> nn.Module:
+    """A bundle of several sequences and overlapping structures, as the zoo's one for brain tumours."""
+    network = monai_folder(
+        folder,
+        network_def={**UNET, "in_channels": 2, "out_channels": 3},
+        preprocessing={"_target_": "Compose", "transforms": BRATS},
+        **{"postprocessing": SIGMOID, **changes},
+    )
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    metadata["network_data_format"] = {
+        "inputs": {"image": {"modality": "MR", "num_channels": 2, "channel_def": {"0": "T1c", "1": "FLAIR"}}},
+        "outputs": {"pred": {"channel_def": {"0": "Tumor core", "1": "Whole tumor", "2": "Enhancing tumor"}}},
+    }
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    return network
+
+
+@pytest.mark.django_db
+def test_a_monai_bundle_of_several_sequences_and_overlapping_structures_computes_the_same(tmp_path):
+    network = several_channels(tmp_path / "brats")
+    with importing.opened(tmp_path / "brats") as candidate:
+        version = importing.register(candidate, project=ProjectFactory(), by=None)
+    manifest = version.manifest
+    assert [entry["name"] for entry in manifest["inputs"]] == ["T1c", "FLAIR"]
+    assert manifest["output"] == {"activation": "sigmoid", "threshold": 0.4}
+
+    random = np.random.default_rng(5)
+    arrays = [random.normal(100, 30, (8, 24, 16)).astype(np.float32) for _ in range(2)]  # z, y, x
+    for array in arrays:
+        array[:2] = 0
+    stacked = torch.from_numpy(np.stack([array.transpose(2, 1, 0) for array in arrays]))
+    prepared = monai.NormalizeIntensity(nonzero=True, channel_wise=True)(stacked)
+    with torch.inference_mode():
+        there = torch.sigmoid(network(prepared[None]))[0].numpy().transpose(0, 3, 2, 1)  # the image is one window
+
+    from inference.prediction import engine
+
+    first, second = (Volume(array) for array in arrays)
+    output = engine.load(services.open_bundle(version)).predict(first, others=[second])
+    assert output.scores["Whole tumor"] == pytest.approx(float(there[1].max()), abs=1e-4)
+    assert (output.masks == (there >= 0.4)).mean() > 0.9995
+
+
+def test_statistics_over_all_channels_have_no_counterpart(tmp_path):
+    several_channels(tmp_path / "b")
+    config = json.loads((tmp_path / "b" / "configs" / "inference.json").read_text())
+    config["preprocessing"]["transforms"][1].pop("channel_wise")
+    (tmp_path / "b" / "configs" / "inference.json").write_text(json.dumps(config))
+    with pytest.raises(BundleError, match="looks at all 2 channels together"):
+        importing.opened(tmp_path / "b").__enter__()
+
+
+def test_channels_without_background_need_a_sigmoid(tmp_path):
+    several_channels(tmp_path / "b", postprocessing={"_target_": "Compose", "transforms": []})
+    with pytest.raises(BundleError, match="not the background, and the post-processing is no sigmoid"):
+        importing.opened(tmp_path / "b").__enter__()
+
+
+class Pooled(nn.Module):
+    """A classifier in 2-D whose classes are told apart by where the brightness lies."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([images[:, 0, :4].mean(dim=(1, 2)), images[:, 0, 4:].mean(dim=(1, 2))], dim=1)
+
+
+def test_a_program_that_gives_labels_of_a_picture_is_taken(tmp_path):
+    torchscript(tmp_path / "m.ts", Pooled())
+    manifest = ball_manifest(
+        name="labels",
+        task="classification",
+        network={"dimensions": 2},
+        output={"activation": "sigmoid", "threshold": 0.6},
+        inference={"window": [1, 8, 8]},
+    )
+    with importing.opened(tmp_path / "m.ts", manifest=manifest) as candidate:
+        assert candidate.answer == "1×2"
 
 
 @pytest.mark.django_db(transaction=True)
