@@ -271,6 +271,7 @@ def build() -> SimpleNamespace:
                 "cohort": cohort.pk,
                 "config": {"name": "x"},
             },
+            "api_model-ensembles": {"name": "together", "versions": [version.pk, version.pk]},
             "job_priority": {"priority": "urgent"},
             "api_job-priority": {"priority": "urgent"},
             "api_prediction-explain": {"method": "occlusion"},

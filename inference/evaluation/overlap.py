@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from inference.registry import ensembles
 from inference.registry.models import ModelVersion
 from inference.training.models import TrainingRun
 from studies.cohorts.models import Case, Split
@@ -21,15 +22,19 @@ def with_training(version: ModelVersion, cases: Sequence[Case]) -> dict[str, Any
     Patients count as the same where project and patient match. `known` is False where nobody recorded the training
     data, as for an imported model: nothing can be said then.
     """
-    run = TrainingRun.objects.filter(version=version).select_related("reference").first()
-    if run is None:
-        return {"known": False, "reason": "The version does not say on which cases it was trained."}
+    trained = ensembles.members_of(version.manifest) or [version.pk]
+    runs = list(TrainingRun.objects.filter(version__in=trained).select_related("reference"))
+    if len({run.version_id for run in runs}) < len(set(trained)):
+        which = "The version does not say" if len(trained) == 1 else "Not every member of the ensemble says"
+        return {"known": False, "reason": f"{which} on which cases it was trained."}
     used = list(
         Case.objects.filter(
-            cohort_id=run.reference.cohort_id,
+            cohort__in=[run.reference.cohort_id for run in runs],
             cohort_patient__split__in=[Split.TRAIN, Split.VALIDATION],
-            reference_labels__reference=run.reference,
-        ).select_related("image")
+            reference_labels__reference__in=[run.reference_id for run in runs],
+        )
+        .select_related("image")
+        .distinct()
     )
     evaluated = list(Case.objects.filter(pk__in=[case.pk for case in cases]).select_related("image", "cohort_patient"))
     patients = _patients(used) & _patients(evaluated)
@@ -44,7 +49,7 @@ def with_training(version: ModelVersion, cases: Sequence[Case]) -> dict[str, Any
         "scanner_names": sorted(scanners),
         "sources": len(sources),
         "source_names": sorted(sources),
-        "same_cohort": any(case.cohort_id == run.reference.cohort_id for case in evaluated),
+        "same_cohort": bool({case.cohort_id for case in evaluated} & {run.reference.cohort_id for run in runs}),
     }
 
 

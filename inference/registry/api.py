@@ -10,9 +10,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from inference.jobs.api import JobSerializer
-from inference.registry import history, importing, services
+from inference.registry import ensembles, history, importing, services
+from inference.registry.manifest import MEASURES
 from inference.registry.models import Model, ModelVersion, Promotion, Stage
-from inference.rest import find_project, need, refusals, user_of
+from inference.rest import find_project, find_version, need, refusals, user_of
 from portal.accounts.permissions import Action
 
 
@@ -54,6 +55,14 @@ class ImportModelSerializer(serializers.Serializer):
     file = serializers.FileField(help_text="Bundle as zip, or .ts, .pt2, .onnx, .safetensors, .pt with a manifest")
     name = serializers.CharField(required=False, max_length=80, default="")
     manifest = serializers.CharField(required=False, default="", help_text="JSON text, see docs/bundle.md")
+
+
+class MakeEnsembleSerializer(serializers.Serializer):
+    name: serializers.SlugField = serializers.SlugField(
+        max_length=80, help_text="Of the model; a known one gets its next version"
+    )
+    versions = serializers.ListField(child=serializers.IntegerField(), min_length=2, max_length=ensembles.MOST)
+    uncertainty = serializers.ChoiceField(choices=["", *MEASURES], required=False, default="")
 
 
 class ServiceSerializer(serializers.Serializer):
@@ -98,6 +107,20 @@ class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
                 manifest=values["manifest"],
                 by=user_of(request),
             )
+        return Response(JobSerializer(job).data, status=201)
+
+    @extend_schema(request=MakeEnsembleSerializer, responses={201: JobSerializer})
+    @action(detail=False, methods=["post"])
+    def ensembles(self, request: Request) -> Response:
+        """Make one version of several, whose probabilities are averaged; the answer is the job that does it."""
+        asked = MakeEnsembleSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        values = asked.validated_data
+        versions = [find_version(request, pk) for pk in values["versions"]]
+        for version in versions:
+            need(request, Action.RUN, version.model.project)
+        with refusals():
+            job = ensembles.start(versions, name=values["name"], uncertainty=values["uncertainty"], by=user_of(request))
         return Response(JobSerializer(job).data, status=201)
 
     @extend_schema(

@@ -1,4 +1,4 @@
-"""The job that imports a model."""
+"""The jobs that import a model and that make an ensemble."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from inference.errors import InferenceError
 from inference.jobs.errors import JobError
 from inference.jobs.run import Run
 from inference.jobs.task import job_task
-from inference.registry import importing
+from inference.registry import ensembles, importing
+from inference.registry.models import ModelVersion
 
 
 @job_task(queue="infer", max_attempts=2)
@@ -29,4 +30,25 @@ def import_model(run: Run) -> dict[str, Any]:
         file.unlink(missing_ok=True)
         raise JobError(error.cause, error.next_step) from error
     file.unlink(missing_ok=True)
+    return result
+
+
+@job_task(queue="infer", max_attempts=3)
+def make_ensemble(run: Run) -> dict[str, Any]:
+    """Copy the weights of the chosen versions into one new version."""
+    wanted = run.parameters["versions"]
+    found = ModelVersion.objects.select_related("model__project").in_bulk(wanted)
+    if len(found) < len(wanted):
+        raise JobError("A version that was chosen is not there any more.", "Choose the versions again.")
+    run.progress(0, f"reading {len(wanted)} versions")
+    with run.owned():
+        version = ensembles.make(
+            [found[pk] for pk in wanted],
+            name=run.parameters["name"],
+            uncertainty=run.parameters["uncertainty"],
+            project=run.job.project,
+            by=run.job.created_by,
+        )
+        result = {"version": version.pk, "model": version.model.name, "number": version.number}
+        run.finish(result)
     return result

@@ -18,6 +18,7 @@ from studies.cohorts.models import Case, Split
 WORDS = {
     "train": "Training",
     "import_model": "Model import",
+    "make_ensemble": "Ensemble",
     "predict": "Model run",
     "explain": "Explanation",
     "evaluate": "Evaluation",
@@ -57,7 +58,7 @@ def about(job: Job) -> About:
         _training,
         _cross_validation,
         _settings_search,
-        _imported_model,
+        _made_version,
         _evaluation,
         _predictions,
         _explanation,
@@ -69,8 +70,8 @@ def about(job: Job) -> About:
     return found
 
 
-def _imported_model(job: Job, found: About) -> None:
-    if job.kind == "import_model" and (pk := job.result.get("version")):
+def _made_version(job: Job, found: About) -> None:
+    if job.kind in ("import_model", "make_ensemble") and (pk := job.result.get("version")):
         text = f"Version {job.result['model']} {job.result['number']}"
         found.results.append(("model", text, reverse("version", args=[pk])))
 

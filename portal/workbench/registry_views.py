@@ -13,11 +13,19 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from inference.errors import InferenceError, StageError
-from inference.registry import history, importing
-from inference.registry.models import Model
+from inference.registry import ensembles, history, importing
+from inference.registry.manifest import MEASURES
+from inference.registry.models import Model, ModelVersion
 from portal.accounts.current import current_project
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, may, projects_where
+from portal.workbench.run_forms import versions_for
+
+UNCERTAINTIES = {
+    "entropy": "Entropy of the mean",
+    "mutual_information": "Mutual information: how much the members disagree",
+    "variance": "Variance over the members",
+}
 
 
 class ImportForm(forms.Form):
@@ -66,6 +74,54 @@ def model_import(request: HttpRequest) -> HttpResponse:
             return redirect("job", pk=job.pk)
     status = 422 if request.method == "POST" else 200
     return render(request, "workbench/model_import.html", {"form": form}, status=status)
+
+
+class EnsembleForm(forms.Form):
+    name = forms.SlugField(
+        max_length=80, label="Name of the model", help_text="A known name gets its next version. Letters, digits, -."
+    )
+    versions = forms.ModelMultipleChoiceField(
+        ModelVersion.objects.none(), error_messages={"required": "Choose two versions or more."}
+    )
+    uncertainty = forms.ChoiceField(
+        required=False,
+        label="Uncertainty",
+        choices=[("", "None")] + [(name, UNCERTAINTIES[name]) for name in MEASURES],
+        help_text="A number for each case, and a map over the image where the model segments.",
+    )
+
+    def __init__(self, *arguments: Any, user: User, project: Project | None, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.fields["versions"].queryset = versions_for(user, project)  # type: ignore[attr-defined]
+
+    def chosen(self) -> set[str]:
+        return {str(value) for value in self["versions"].value() or []}
+
+
+@require_http_methods(["GET", "POST"])
+def ensemble_create(request: HttpRequest) -> HttpResponse:
+    """`?model=` ticks the versions of that model."""
+    if not projects_where(request.user, Action.RUN).exists():
+        raise PermissionDenied
+    whose = {"user": request.user, "project": current_project(request)}
+    model = request.GET.get("model", "")
+    form = EnsembleForm(request.POST or None, **whose)
+    if model.isdigit() and not form.is_bound:
+        ticked = form.fields["versions"].queryset.filter(model=int(model)).values_list("pk", flat=True)  # type: ignore[attr-defined]
+        form.initial = {"versions": list(ticked)}
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        try:
+            job = ensembles.start(
+                list(data["versions"]), name=data["name"], uncertainty=data["uncertainty"], by=request.user
+            )
+        except InferenceError as error:
+            form.add_error("versions", f"{error.cause} {error.next_step}")
+        else:
+            return redirect("job", pk=job.pk)
+    status = 422 if request.method == "POST" else 200
+    context = {"form": form, "versions": list(form.fields["versions"].queryset), "chosen": form.chosen()}  # type: ignore[attr-defined]
+    return render(request, "workbench/ensemble_create.html", context, status=status)
 
 
 @require_GET

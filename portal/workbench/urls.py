@@ -22,6 +22,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/<int:pk>/train/", tuning_views.job_train, name="job_train"),
     path("models/", model_views.models, name="models"),
     path("models/import/", registry_views.model_import, name="model_import"),
+    path("models/ensembles/new/", registry_views.ensemble_create, name="ensemble_create"),
     path("models/production/", registry_views.production, name="production"),
     path("models/<int:pk>/roll-back/", registry_views.roll_back, name="roll_back"),
     path("models/<int:pk>/", model_views.model, name="model"),

@@ -25,10 +25,11 @@ def run_job(broker, transactional_db) -> Callable[[Job | None], Job]:
     from inference.evaluation.tasks import evaluate
     from inference.explanation.tasks import explain
     from inference.prediction.tasks import predict
+    from inference.registry.tasks import make_ensemble
     from inference.training.tasks import cross_validate, train
     from inference.tuning.tasks import find_learning_rate, search_settings
 
-    tasks = (train, cross_validate, search_settings, find_learning_rate, predict, explain, evaluate)
+    tasks = (train, cross_validate, search_settings, find_learning_rate, predict, explain, evaluate, make_ensemble)
     bodies = {task.name: task.body for task in tasks}
 
     def run(job: Job | None) -> Job:
