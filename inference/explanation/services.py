@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
 
 from inference.errors import ExplanationError
 from inference.explanation.settings import Wanted, wanted
 from inference.jobs.models import Job
 from inference.jobs.services import submit
-from inference.prediction import results
+from inference.prediction import inputs, results
 from inference.prediction import services as prediction_services
 from inference.prediction.models import Prediction, PredictionMap
 from inference.prediction.output import Map
 from portal.accounts.models import User
 from studies.dicom import parametric_map, segmentation
 from studies.ingest.store import open_batch
-from studies.models import ImportBatch, Study
-from studies.volumes import load_image, source_datasets
+from studies.models import ImportBatch, Series, Study
+from studies.volumes import source_datasets
 
 MAP_NUMBER = 2000  # SeriesNumber of maps, beside 1000 of segmentations
 MOST_VOXELS = 400_000_000  # of all maps of a job together
@@ -83,7 +84,8 @@ def explain(
     asked = _wanted(prediction, **{name: parameters[name] for name in _SETTINGS})
     version = prediction.version
     model = prediction_services.warm_model(version)
-    volume = load_image(prediction.image)
+    loaded = inputs.load(version.manifest, _series(prediction))
+    volume = loaded.volume
     if volume.array.size * len(asked.labels) > MOST_VOXELS:
         raise ExplanationError(
             f"{len(asked.labels)} maps of {volume.array.size:,} voxels are more than is kept at once.",
@@ -92,7 +94,7 @@ def explain(
     sources = source_datasets(prediction.image)
     made = [
         (found, _dataset(prediction, found, asked, sources))
-        for found in explainer.explain(model, volume, asked, tick=tick)
+        for found in explainer.explain(model, volume, asked, others=loaded.others, tick=tick)
     ]
     with transact():
         if not Study.objects.select_for_update(no_key=True).filter(pk=prediction.study_id).exists():
@@ -104,6 +106,15 @@ def explain(
 
 
 _SETTINGS = ("method", "labels", "patch", "stride", "baseline")
+
+
+def _series(prediction: Prediction) -> list[Series]:
+    """What the model saw, in the order of its inputs. Raises `ExplanationError`."""
+    chosen = [entry["series"] for entry in prediction.inputs] or [prediction.image_id]
+    found = Series.objects.in_bulk(chosen)
+    if len(found) < len(chosen):
+        raise ExplanationError("A series that the model saw is not there any more.", "Run the model again.")
+    return [found[number] for number in chosen]
 
 
 def _wanted(prediction: Prediction, *, labels: Sequence[str], **settings: Any) -> Wanted:
@@ -125,6 +136,7 @@ def _dataset(prediction: Prediction, found: Map, asked: Wanted, sources: list[Da
         sources,
         found.volume,
         quantity=QUANTITIES[found.kind],
+        unit=Code(found.unit, "UCUM", results.UNIT_NAMES.get(found.unit, found.unit)),
         label=f"{title} of {found.label}",
         algorithm=segmentation.Algorithm(version.model.name, str(version.number)),
         limits=(0.0 if found.kind == "grad_cam" else -largest, largest),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inference.errors import ExplanationError
+from inference.registry import manifest as manifests
 from inference.registry import programs
 
 METHODS = {"grad_cam": "Grad-CAM", "occlusion": "Occlusion"}
@@ -19,28 +20,28 @@ TASKS = ("classification", "regression")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for. method: `grad_cam` or `occlusion`; labels: names; patch, stride: voxels of what the model
-    sees, axis by axis; baseline: as `maps.occlusion` takes it. These three count for occlusion alone."""
+    """What is asked for. method: `grad_cam` or `occlusion`; labels: names. For occlusion alone: edge of the patch and
+    its step, in voxels of what the model sees, and what covers, as `maps.occlusion` takes it."""
 
     method: str
     labels: tuple[str, ...]
-    patch: tuple[int, ...] = ()
-    stride: tuple[int, ...] = ()
+    patch: int = 0
+    stride: int = 0
     baseline: str | float = "mean"
+
+    def boxes(self, size: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Patch and step axis by axis in an image of `size`; an axis that is shorter is covered whole."""
+        patch = tuple(min(self.patch, n) for n in size)
+        return patch, tuple(min(self.stride, n) for n in patch)
 
     def words(self) -> str:
         """How the map is made, for its header."""
         if self.method == "grad_cam":
-            return "Grad-CAM (Selvaraju et al., arXiv:1610.02391) of the logit on the last feature map"
-        by = "×".join(map(str, self.patch))
-        every = "×".join(map(str, self.stride))
-        return f"Occlusion by patches of {by} voxels every {every}, covered by {self.baseline}; fall of the answer"
-
-
-def sizes(manifest: dict[str, Any]) -> tuple[int, ...]:
-    """What the network sees, (z,) y, x voxels."""
-    window = tuple(manifest["inference"]["window"])
-    return window[1:] if manifest["network"]["dimensions"] == 2 else window
+            return "Grad-CAM (Selvaraju et al., arXiv:1610.02391) of the label's logit on the last feature map"
+        return (
+            f"Occlusion by patches of {self.patch} voxels every {self.stride} along each axis, covered by "
+            f"{self.baseline}; how much the answer falls"
+        )
 
 
 def wanted(
@@ -52,29 +53,31 @@ def wanted(
     stride: int | None = None,
     baseline: str | float = "mean",
 ) -> Wanted:
-    """What is asked for, checked against the model, with the defaults: a patch of an eighth of the image and half of
-    that as stride. Raises `ExplanationError`."""
+    """What is asked for, checked against the model, with the defaults: a patch of an eighth of the window and half of
+    that as step. Raises `ExplanationError`."""
     _check_model(manifest, method)
     known = [label["name"] for label in manifest["labels"]]
     unknown = [name for name in labels if name not in known]
     if unknown or not labels:
         what = f"The model has no label {unknown[0]!r}." if unknown else "No label is chosen."
         raise ExplanationError(what, f"Choose from: {', '.join(known)}.")
+    named = tuple(dict.fromkeys(labels))
     if method == "grad_cam":
-        return Wanted(method, tuple(dict.fromkeys(labels)))
-    size = sizes(manifest)
-    edge = patch if patch is not None else max(2, round(max(size) / 8))
-    step = stride if stride is not None else max(1, edge // 2)
-    made = tuple(min(edge, n) for n in size)
-    steps = tuple(min(step, n) for n in made)
-    patch_starts(size, made, steps)
+        return Wanted(method, named)
     if isinstance(baseline, str) and baseline not in BASELINES:
         try:
             baseline = float(baseline)
         except ValueError:
             names = ", ".join(BASELINES)
             raise ExplanationError(f"There is no baseline {baseline!r}.", f"Use {names}, or a number.") from None
-    return Wanted(method, tuple(dict.fromkeys(labels)), made, steps, baseline)
+    window = manifest["inference"]["window"]
+    edge = patch if patch is not None else max(2, round(max(window) / 8))
+    asked = Wanted(method, named, edge, stride if stride is not None else max(1, edge // 2), baseline)
+    if edge > max(window):
+        by = " × ".join(map(str, window))
+        raise ExplanationError(f"The patch is larger than what the model sees ({by}).", "Choose a smaller patch.")
+    patch_starts(window, *asked.boxes(window))
+    return asked
 
 
 def methods(manifest: dict[str, Any]) -> dict[str, str]:
@@ -121,16 +124,16 @@ def _check_model(manifest: dict[str, Any], method: str) -> None:
         )
     if method not in METHODS:
         raise ExplanationError(f"There is no method {method!r}.", f"Choose from: {', '.join(METHODS)}.")
-    network = manifest["network"]["name"]
     if method != "grad_cam":
         return
-    if network in programs.FILES:
-        raise ExplanationError(
-            f"Grad-CAM needs the layers of the network, and a {programs.TITLES[network]} does not show them.",
-            "Use occlusion, which needs the answers alone.",
-        )
-    if network == "vit":
-        raise ExplanationError(
-            "Grad-CAM needs the feature map of a convolutional network; a vision transformer has none.",
-            "Use occlusion, which needs the answers alone.",
-        )
+    for network in manifests.networks(manifest):
+        if network["name"] in programs.FILES:
+            raise ExplanationError(
+                f"Grad-CAM needs the layers of the network; a {programs.TITLES[network['name']]} does not show them.",
+                "Use occlusion, which needs the answers alone.",
+            )
+        if network["name"] == "vit":
+            raise ExplanationError(
+                "Grad-CAM needs the feature map of a convolutional network; a vision transformer has none.",
+                "Use occlusion, which needs the answers alone.",
+            )

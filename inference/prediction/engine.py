@@ -48,6 +48,16 @@ class LoadedModel:
         tick: called before every window. Raises `PreprocessingError` and `PredictionError`.
         """
         manifest = self.bundle.manifest
+        prepared = self.prepare(volume, others)
+        if manifest["task"] == "segmentation":
+            return self._segment(prepared, volume, tick)
+        if manifest["task"] == "detection":
+            return detection.run(self.networks, prepared, volume, manifest, tick=tick)
+        return self._judge(prepared, tick)
+
+    def prepare(self, volume: Volume, others: Sequence[Volume] = ()) -> list[Volume]:
+        """Every input as in training, all on one grid. Raises `PreprocessingError` and `PredictionError`."""
+        manifest = self.bundle.manifest
         check_channels(manifest, 1 + len(others))
         check_anisotropy(manifest, volume)
         own = [
@@ -56,21 +66,24 @@ class LoadedModel:
         ]
         prepared = preprocessing.prepare_all(own, manifest["preprocessing"])
         check_size(manifest, prepared[0])
-        if manifest["task"] == "segmentation":
-            return self._segment(prepared, volume, tick)
-        if manifest["task"] == "detection":
-            return detection.run(self.networks, prepared, volume, manifest, tick=tick)
-        return self._judge(prepared, tick)
+        return prepared
+
+    def whole(self, prepared: Sequence[Volume]) -> list[Volume]:
+        """What a network sees that judges the image as a whole: cut, or its edges repeated, to the window; of a network
+        in 2-D every slice."""
+        manifest = self.bundle.manifest
+        settings = manifest["inference"]
+        size = list(settings["window"])
+        if manifest["network"]["dimensions"] == 2 and (settings.get("pooling") or settings.get("slices", 1) > 1):
+            size[0] = prepared[0].shape[0]
+        return [grids.fitted(one, size) for one in prepared]
 
     def _judge(self, prepared: Sequence[Volume], tick: Tick) -> Output:
         """The image as a whole: probabilities of classes or labels, or values."""
         manifest = self.bundle.manifest
         settings, labels = manifest["inference"], manifest["labels"]
         measure = settings.get("uncertainty", "")
-        size = list(settings["window"])
-        if manifest["network"]["dimensions"] == 2 and (settings.get("pooling") or settings.get("slices", 1) > 1):
-            size[0] = prepared[0].shape[0]
-        image = np.stack([grids.to_size(one.array, size) for one in prepared])
+        image = np.stack([one.array for one in self.whole(prepared)])
         tally = sliding_window.of_whole_image(
             self.networks,
             torch.from_numpy(image),

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_http_methods
 
 from inference.errors import ExplanationError
 from inference.explanation import services
-from inference.explanation.settings import METHODS, methods, sizes
+from inference.explanation.settings import METHODS, methods
 from inference.prediction.models import Prediction
 from portal.accounts.permissions import Action, may
 
@@ -89,7 +89,7 @@ def _show(request: HttpRequest, prediction: Prediction, form: ExplanationForm, s
         "maps": prediction.maps.select_related("series").order_by("-pk"),
         "form": form,
         "possible": form.possible,
-        "seen": " × ".join(map(str, sizes(manifest))) if form.possible else "",
+        "seen": " × ".join(map(str, manifest["inference"]["window"])) if form.possible else "",
         "caution": services.CAUTION,
         "may_run": may(request.user, Action.RUN, prediction.version.model.project),
     }

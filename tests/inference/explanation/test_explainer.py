@@ -11,7 +11,7 @@ from torch import nn
 
 from inference.errors import ExplanationError
 from inference.explanation.explainer import explain
-from inference.explanation.settings import methods, sizes, wanted
+from inference.explanation.settings import methods, wanted
 from inference.prediction.engine import LoadedModel
 from inference.registry.bundle import Bundle
 from studies.dicom.volume import Volume
@@ -117,6 +117,106 @@ def test_labels_that_overlap_are_explained_one_by_one():
     assert not right[..., :10].any()
 
 
+def test_an_ensemble_is_explained_by_the_mean_of_its_members():
+    image = np.random.default_rng(3).random((1, 16, 16)).astype(np.float32)
+    settings = {"preprocessing": [], "inference": {"window": [1, 16, 16], "overlap": 0, "mirror": []}}
+
+    class Part(Brightness):
+        def __init__(self, factor: float) -> None:
+            super().__init__(2)
+            self.factor = factor
+
+        def forward(self, x):
+            return self.factor * super().forward(x)
+
+    one = loaded(Part(1.0), **settings)
+    both = LoadedModel(one.bundle, one.network, one.device, (Part(3.0).eval(),))
+    asked = wanted(one.bundle.manifest, method="grad_cam", labels=["disc"])
+    (alone,) = explain(one, Volume(image), asked, tick=lambda share: None)
+    (together,) = explain(both, Volume(image), asked, tick=lambda share: None)
+    np.testing.assert_allclose(together.volume.array, 2 * alone.volume.array, rtol=1e-5)
+
+
+def test_several_inputs_are_covered_together():
+    """Covering a place takes it from every input: the fall is that of their sum."""
+
+    class Sum(nn.Module):
+        def forward(self, x):
+            total = x.sum(dim=(2, 3)).sum(dim=1, keepdim=True)
+            return torch.cat([total, -total], dim=1)
+
+    random = np.random.default_rng(4)
+    first, second = (random.random((1, 8, 8)).astype(np.float32) * 0.01 for _ in range(2))
+    model = loaded(
+        Sum(), preprocessing=[], inference={"window": [1, 8, 8], "overlap": 0, "mirror": []},
+        inputs=[{"name": "a", "smallest": [1, 2, 2]}, {"name": "b", "smallest": [1, 2, 2]}],
+        output={"activation": "sigmoid", "threshold": 0.5},
+    )  # fmt: skip
+    asked = wanted(model.bundle.manifest, method="occlusion", labels=["disc"], patch=1, stride=1, baseline=0.0)
+    (found,) = explain(model, Volume(first), asked, others=[Volume(second)], tick=lambda share: None)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    total = float(first.sum() + second.sum())
+    np.testing.assert_allclose(found.volume.array, sigmoid(total) - sigmoid(total - first - second), atol=1e-5)
+
+
+@pytest.mark.parametrize(("pooling", "slices"), [("centre", [2]), ("mean", [0, 1, 2, 3, 4]), ("max", [3])])
+def test_of_a_stack_the_slices_are_explained_that_count(pooling, slices):
+    stack = np.random.default_rng(5).random((5, 12, 12)).astype(np.float32)
+    stack[3] += 1  # the likeliest slice
+    model = loaded(
+        Brightness(2), preprocessing=[],
+        inference={"window": [1, 12, 12], "overlap": 0, "mirror": [], "pooling": pooling},
+    )  # fmt: skip
+    asked = wanted(model.bundle.manifest, method="grad_cam", labels=["disc"])
+    (found,) = explain(model, Volume(stack), asked, tick=lambda share: None)
+    assert [z for z in range(5) if found.volume.array[z].any()] == slices
+    np.testing.assert_allclose(found.volume.array[slices], stack[slices] / 144, rtol=1e-5)
+
+
+def test_a_network_with_its_axes_turned_gives_the_same_map():
+    image = np.random.default_rng(6).random((1, 12, 20)).astype(np.float32)
+
+    class Left(nn.Module):
+        """Sees [x, y]: its feature map is the image, weighted along its first axis."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.pool = nn.Identity(), nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, x):
+            assert x.shape[2:] == (20, 12)
+            mean = self.pool(self.features(x)).flatten(1)
+            return torch.cat([mean, -mean], dim=1)
+
+    model = loaded(
+        Left(), preprocessing=[], inference={"window": [1, 12, 20], "overlap": 0, "mirror": [], "axes": "xyz"}
+    )
+    asked = wanted(model.bundle.manifest, method="grad_cam", labels=["disc"])
+    (found,) = explain(model, Volume(image), asked, tick=lambda share: None)
+    np.testing.assert_allclose(found.volume.array, image / image.size, rtol=1e-5)
+
+
+def test_occlusion_of_a_regression_is_in_the_targets_unit():
+    image = np.ones((1, 8, 8), dtype=np.float32)
+
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean(dim=(1, 2, 3))[:, None]
+
+    model = loaded(
+        Mean(), task="regression", preprocessing=[], output={"activation": "linear"},
+        labels=[{"number": 1, "name": "Age", "unit": "a", "mean": 60.0, "scale": 12.0}],
+        inference={"window": [1, 8, 8], "overlap": 0, "mirror": []},
+    )  # fmt: skip
+    asked = wanted(model.bundle.manifest, method="occlusion", labels=["Age"], patch=1, stride=1, baseline=0.0)
+    (found,) = explain(model, Volume(image), asked, tick=lambda share: None)
+    assert found.unit == "a"
+    np.testing.assert_allclose(found.volume.array, 12 / 64, rtol=1e-4)
+
+
 def test_programs_are_explained_by_occlusion_alone_and_say_why():
     of_program = manifest(network={"name": "torchscript", "dimensions": 2})
     refused = methods(of_program)
@@ -128,12 +228,13 @@ def test_programs_are_explained_by_occlusion_alone_and_say_why():
 
 def test_settings_have_defaults_that_fit_what_the_model_sees():
     asked = wanted(manifest(), method="occlusion", labels=["disc"])
-    assert (sizes(manifest()), asked.patch, asked.stride) == ((32, 32), (4, 4), (2, 2))
+    assert (asked.patch, asked.stride) == (4, 2)
+    assert asked.boxes((1, 32, 32)) == ((1, 4, 4), (1, 2, 2))
     thin = manifest(
         network={"name": "cnn", "dimensions": 3, "parameters": {"channels": [2]}},
         inference={"window": [3, 64, 64], "overlap": 0, "mirror": []},
     )
-    assert wanted(thin, method="occlusion", labels=["disc"]).patch == (3, 8, 8)
+    assert wanted(thin, method="occlusion", labels=["disc"]).boxes((3, 64, 64)) == ((3, 8, 8), (3, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -143,13 +244,14 @@ def test_settings_have_defaults_that_fit_what_the_model_sees():
         ({"labels": []}, "No label"),
         ({"method": "lime"}, "no method 'lime'"),
         ({"baseline": "blur"}, "no baseline 'blur'"),
+        ({"patch": 99}, "larger than"),
         ({"patch": 4, "stride": 99}, ""),
     ],
 )
 def test_wrong_wishes_are_said_in_words(changes, words):
     asked = {"method": "occlusion", "labels": ["disc"], **changes}
     if not words:  # a step longer than the patch is cut to it, so nothing stays uncovered
-        assert wanted(manifest(), **asked).stride == (4, 4)
+        assert wanted(manifest(), **asked).boxes((1, 32, 32))[1] == (1, 4, 4)
         return
     with pytest.raises(ExplanationError, match=words):
         wanted(manifest(), **asked)
