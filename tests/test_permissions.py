@@ -16,6 +16,7 @@ from django.urls import URLResolver, get_resolver
 from django.utils import timezone
 
 from inference.jobs.models import Job
+from inference.training import previews
 from inference.training.models import CrossValidation, TrainingRun
 from inference.tuning.models import SettingsSearch
 from portal.accounts import services as accounts
@@ -132,6 +133,12 @@ def build() -> SimpleNamespace:
             project=project, task="inference.training.tasks.cross_validate", title="Rounds", queue="train"
         ),
     )  # fmt: skip
+    preview = Job.objects.create(
+        project=project, task="inference.training.tasks.preview_preprocessing", title="Preview", queue="default",
+        parameters={"series": series[0].pk, "steps": []},
+    )  # fmt: skip
+    previews.folder_of(preview.pk).mkdir(parents=True)
+    (previews.folder_of(preview.pk) / "before-0.png").write_bytes(b"PNG")
     search = SettingsSearch.objects.create(
         project=project, name="Search", config={}, search={"trials": 1, "space": {}}, reference=reference, job=job
     )
@@ -209,6 +216,8 @@ def build() -> SimpleNamespace:
             "cross_validation": validation.pk,
             "api_cross_validation": validation.pk,
             "api_settings_search": search.pk,
+            "preprocessing_": series[0].pk,
+            "preprocessing_of_cohort": cohort.pk,
             "campaign": campaign.pk,
             "api_campaign": campaign.pk,
             "reading_": task.pk,
@@ -222,6 +231,8 @@ def build() -> SimpleNamespace:
             "number": 0,
             "task": task.pk,
             "step": "pause",
+            "side": "before",
+            "job": preview.pk,
             "extension": "csv",
             "study_instance_uid": study.study_instance_uid,
             "rest": "viewer",

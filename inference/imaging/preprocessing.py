@@ -310,7 +310,7 @@ def unsuited(steps: Sequence[Step], modalities: Collection[str]) -> list[str]:
         if others:
             found.append(
                 f"Preprocessing, step {number} ({step['name']}) is meant for {' and '.join(meant)}, and there are "
-                f"images of modality {', '.join(others)}: look at the preview before you trust it."
+                f"images of modality {', '.join(others)}: compare before and after in the preview."
             )
     return found
 

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from inference.jobs.run import Run
-from inference.jobs.task import job_task
-from inference.training import cases, class_cases, crossvalidation, services, sets
+from inference.jobs.task import job_task, periodic
+from inference.training import cases, class_cases, crossvalidation, previews, services, sets
 from inference.training.config import Config
 from inference.training.models import CrossValidation, TrainingRun
 from studies.cohorts.models import ReferenceLabel
@@ -147,6 +147,18 @@ def cross_validate(run: Run) -> dict[str, Any]:
         result = crossvalidation.report(validation)
         run.finish(result)
     return result
+
+
+@job_task(queue="default", max_attempts=1, time_limit=180)
+def preview_preprocessing(run: Run) -> dict[str, Any]:
+    """Preprocessing steps on one series: figures of each step, and pictures that are kept for a day."""
+    return previews.run(run)
+
+
+@periodic("inference.training.forget_previews")
+def forget_previews() -> None:
+    """Delete the pictures of old previews."""
+    previews.forget_old()
 
 
 def _result(training: TrainingRun, more: dict[str, Any]) -> dict[str, Any]:

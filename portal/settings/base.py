@@ -259,6 +259,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": JOB_REAP_SECONDS,
         "options": {"queue": "default", "expires": 3 * JOB_REAP_SECONDS},
     },
+    "forget_previews": {
+        "task": "inference.training.forget_previews",
+        "schedule": 3600.0,
+        "options": {"queue": "default", "expires": 3600},
+    },
     "check_quality": {
         "task": "portal.worklist.check_quality",
         "schedule": QUALITY_CHECK_SECONDS,

@@ -109,7 +109,10 @@ RULES: dict[str, Rule] = {
     "api_node-send": Rule("node.send", NODE),
     "node_remove": by_service("node.remove", NODE),
     **dict.fromkeys(["node_echo", "api_node-echo"], Rule("node.test", NODE, READ_SECONDS)),
+    "preprocessing_preview": Rule("series.preview", SERIES, READ_SECONDS),
+    "preprocessing_picture": Rule("series.preview", SERIES, READ_SECONDS),
     # Cohorts
+    "preprocessing_of_cohort": Rule("cohort.view", COHORT, READ_SECONDS),
     "cohort": Rule("cohort.view", COHORT, READ_SECONDS),
     "api_cohort-detail": Rule("cohort.view", COHORT, READ_SECONDS),
     "api_cohort-cases": Rule("cohort.view", COHORT, READ_SECONDS),

@@ -23,6 +23,7 @@ WORDS = {
     "explain": "Explanation",
     "evaluate": "Evaluation",
     "cross_validate": "Cross-validation",
+    "preview_preprocessing": "Preview of preprocessing",
     "search_settings": "Search for settings",
     "find_learning_rate": "Learning rate",
     "measure_overlaps": "Agreement of readers",
@@ -59,6 +60,7 @@ def about(job: Job) -> About:
         _cross_validation,
         _settings_search,
         _made_version,
+        _preview,
         _evaluation,
         _predictions,
         _explanation,
@@ -139,6 +141,16 @@ def _settings_search(job: Job, found: About) -> None:
     if ended := found.search["ended"]:
         found.kept = f"{ended} trials have ended and are kept: running the job again goes on from there."
         found.lost = "Trials that have ended are kept, and running it again goes on from there."
+
+
+def _preview(job: Job, found: About) -> None:
+    if job.kind != "preview_preprocessing":
+        return
+    found.lost = "Nothing is lost: a preview changes nothing."
+    series = job.parameters["series"]
+    found.facts.append(("Steps", ", ".join(step["name"] for step in job.parameters["steps"]), ""))
+    address = f"{reverse('preprocessing_preview', args=[series])}?job={job.pk}"
+    found.results.append(("contrast", "Before and after, step by step", address))
 
 
 def _limit(training: dict) -> str:
