@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from inference.jobs.models import Job
 from inference.training import previews
+from inference.training.config import check
 from inference.training.models import CrossValidation, TrainingRun
 from inference.tuning.models import SettingsSearch
 from portal.accounts import services as accounts
@@ -127,9 +128,16 @@ def build() -> SimpleNamespace:
         project=project, task="inference.evaluation.evaluate", title="Evaluate", queue="infer", state="failed",
         finished_at=timezone.now(),
     )  # fmt: skip
-    training = TrainingRun.objects.create(project=project, name="Run", config={}, reference=reference)
+    config = check({"name": "organs", "training": {"patch": [16, 16, 16]}})
+    training = TrainingRun.objects.create(project=project, name="Run", config=config, reference=reference)
     validation = CrossValidation.objects.create(
-        project=project, name="Rounds", config={}, reference=reference, job=Job.objects.create(
+        project=project,
+        name="Rounds",
+        config=config,
+        reference=reference,
+        summary={"classes": [], "schemes": {}},
+        finished_at=timezone.now(),
+        job=Job.objects.create(
             project=project, task="inference.training.tasks.cross_validate", title="Rounds", queue="train"
         ),
     )  # fmt: skip
@@ -213,6 +221,7 @@ def build() -> SimpleNamespace:
             "job": job.pk,
             "api_job": job.pk,
             "api_training_run": training.pk,
+            "training_toml": training.pk,
             "cross_validation": validation.pk,
             "api_cross_validation": validation.pk,
             "api_settings_search": search.pk,
@@ -259,6 +268,7 @@ def build() -> SimpleNamespace:
             "api_table-choose": {"choices": {}},
             "campaign_create": {"project": project.slug},
             "training_create": {"project": project.slug},
+            "against_traditional": {"reference": reference.pk},
             "run_create": {"project": project.slug},
             "evaluate_create": {"project": project.slug},
             "campaign_readers": {"action": "reassign"},

@@ -25,7 +25,7 @@ SEGMENTATION, CLASSIFICATION, DETECTION = "segmentation", "classification", "det
 @dataclass(frozen=True)
 class Network:
     """One row of the table. `divisor` gives the numbers that the spatial sizes must be multiples of: one for every
-    axis, or a single one for all. choices: what a text parameter may be."""
+    axis, or a single one for all. choices: what a text parameter may be. suits: for whom it is, in a sentence."""
 
     build: Callable[[int, int, int, Parameters], nn.Module]
     defaults: Parameters
@@ -35,6 +35,7 @@ class Network:
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     task: str = SEGMENTATION
     dimensions: tuple[int, ...] = (2, 3)
+    suits: str = ""
 
 
 def _alexnet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
@@ -149,8 +150,9 @@ def _classifier(
     check: Callable[[Parameters], str | None] = _fine,
     divisor: Callable[[Parameters], int | list[int]] = _any_size,
     dimensions: tuple[int, ...] = (2,),
+    suits: str = "",
 ) -> Network:
-    return Network(build, defaults, divisor, check, title, {}, CLASSIFICATION, dimensions)
+    return Network(build, defaults, divisor, check, title, {}, CLASSIFICATION, dimensions, suits)
 
 
 RESNET: Parameters = {"channels": [64, 128, 256, 512]}
@@ -169,6 +171,7 @@ NETWORKS: dict[str, Network] = {
         segmentation.check_unet,
         "Residual U-Net",
         {"norm": ("instance", "batch")},
+        suits="The usual start: organs and lesions from some dozen cases on, on a CPU too",
     ),
     "nnunet": Network(
         segmentation.nnunet,
@@ -176,6 +179,7 @@ NETWORKS: dict[str, Network] = {
         segmentation.nnunet_divisor,
         segmentation.check_nnunet,
         "Self-configuring U-Net",
+        suits="Plans patch and depth from the training images; nothing to choose, needs the most time",
     ),
     "segresnet": Network(
         segmentation.segresnet,
@@ -184,6 +188,7 @@ NETWORKS: dict[str, Network] = {
         segmentation.check_segresnet,
         "SegResNet",
         {"norm": ("group", "batch")},
+        suits="Tumours and large structures with much context; needs more memory than the U-Net",
     ),
     "swin_unetr": Network(
         segmentation.swin_unetr,
@@ -191,23 +196,58 @@ NETWORKS: dict[str, Network] = {
         lambda p: 32,
         segmentation.check_swin_unetr,
         "Swin UNETR",
+        suits="Hundreds of cases and a graphics card; a transformer that looks far across the volume",
     ),
-    "alexnet": _classifier(_alexnet, "AlexNet", {"dropout": 0.5}),
-    "vgg16": _classifier(_vgg(16), "VGG-16", {"batch_norm": False, "dropout": 0.5}),
-    "vgg19": _classifier(_vgg(19), "VGG-19", {"batch_norm": False, "dropout": 0.5}),
-    "googlenet": _classifier(_googlenet, "GoogLeNet", {"batch_norm": False, "dropout": 0.4}),
-    "resnet18": _classifier(_resnet("basic", [2, 2, 2, 2]), "ResNet-18", RESNET, check=_four_widths, dimensions=(2, 3)),
+    "alexnet": _classifier(_alexnet, "AlexNet", {"dropout": 0.5}, suits="Comparison with older papers"),
+    "vgg16": _classifier(
+        _vgg(16), "VGG-16", {"batch_norm": False, "dropout": 0.5}, suits="Comparison with older papers; large"
+    ),
+    "vgg19": _classifier(
+        _vgg(19), "VGG-19", {"batch_norm": False, "dropout": 0.5}, suits="Comparison with older papers; the largest"
+    ),
+    "googlenet": _classifier(
+        _googlenet, "GoogLeNet", {"batch_norm": False, "dropout": 0.4}, suits="Comparison with older papers; small"
+    ),
+    "resnet18": _classifier(
+        _resnet("basic", [2, 2, 2, 2]),
+        "ResNet-18",
+        RESNET,
+        check=_four_widths,
+        dimensions=(2, 3),
+        suits="Hundreds of images from scratch, pictures or volumes",
+    ),
     "resnet50": _classifier(
-        _resnet("bottleneck", [3, 4, 6, 3]), "ResNet-50", RESNET, check=_four_widths, dimensions=(2, 3)
+        _resnet("bottleneck", [3, 4, 6, 3]),
+        "ResNet-50",
+        RESNET,
+        check=_four_widths,
+        dimensions=(2, 3),
+        suits="Thousands of images, or weights to start from",
     ),
     "resnet152": _classifier(
-        _resnet("bottleneck", [3, 8, 36, 3]), "ResNet-152", RESNET, check=_four_widths, dimensions=(2, 3)
+        _resnet("bottleneck", [3, 8, 36, 3]),
+        "ResNet-152",
+        RESNET,
+        check=_four_widths,
+        dimensions=(2, 3),
+        suits="Tens of thousands of images and a graphics card",
     ),
     "densenet121": _classifier(
-        _densenet121, "DenseNet-121", {"features": 64, "growth": 32, "dropout": 0.0}, dimensions=(2, 3)
+        _densenet121,
+        "DenseNet-121",
+        {"features": 64, "growth": 32, "dropout": 0.0},
+        dimensions=(2, 3),
+        suits="Chest radiographs in many papers; pictures or volumes",
     ),
-    "efficientnet_lite0": _classifier(_efficientnet_lite0, "EfficientNet-lite0", {"dropout": 0.2}),
-    "darkcovidnet": _classifier(_darkcovidnet, "DarkCovidNet", {"size": 256}),
+    "efficientnet_lite0": _classifier(
+        _efficientnet_lite0,
+        "EfficientNet-lite0",
+        {"dropout": 0.2},
+        suits="Few pictures: brings ImageNet weights along, for frozen features and transfer",
+    ),
+    "darkcovidnet": _classifier(
+        _darkcovidnet, "DarkCovidNet", {"size": 256}, suits="Comparison with its paper on chest radiographs"
+    ),
     "vit": _classifier(
         _vit,
         "Vision transformer",
@@ -215,12 +255,14 @@ NETWORKS: dict[str, Network] = {
         check=_check_vit,
         divisor=lambda p: p["patch"],
         dimensions=(2, 3),
+        suits="Very many images, or weights to start from; a transformer",
     ),
     "cnn": _classifier(
         _cnn,
         "Plain convolutional network",
         {"channels": [64, 64, 128, 256], "hidden": 512, "dropout": 0.3},
         dimensions=(2, 3),
+        suits="Small data from scratch, pictures or volumes; quick",
     ),
     "detector": Network(
         _detector,

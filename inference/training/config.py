@@ -261,6 +261,8 @@ def _value(given: dict[str, Any], key: str, rule: Key, place: str, problems: lis
             return None
         return list(rule.default) if isinstance(rule.default, list) else rule.default
     value = given[key]
+    if value is None and rule.default is None:  # as a checked configuration has it
+        return None
     if not CHECKS[rule.kind](value, rule):
         problems.append(f"{place}: {value!r} is not allowed; it must be {_wanted(rule)}.")
         return None

@@ -44,6 +44,20 @@ def start(
     """
     from inference.training.tasks import cross_validate  # the task module imports this one
 
+    config, reference = prepared(project, config, cohort, reference)
+    made = CrossValidation(
+        project=project, name=(name or config["name"])[:120], config=config, reference=reference, created_by=by
+    )
+    return queue(made, cross_validate, f"Cross-validate {made.name} on {cohort.name}", "cross_validation", priority)
+
+
+def prepared(
+    project: Project, config: Config, cohort: Cohort, reference: ReferenceStandard | None
+) -> tuple[Config, ReferenceStandard]:
+    """What a cross-validation would start with, after every check that reads no pixels.
+
+    Raises `ConfigError` and `TrainingError`.
+    """
     config = check(config)
     if config["task"] != "classification":
         raise TrainingError("Cross-validation is for classification.", "Set task to classification.")
@@ -59,10 +73,7 @@ def start(
         )
     classes = class_cases.choose_classes(reference, config["data"]["structures"])
     rounds(config, cohort, class_cases.classified(reference, classes))
-    made = CrossValidation(
-        project=project, name=(name or config["name"])[:120], config=config, reference=reference, created_by=by
-    )
-    return queue(made, cross_validate, f"Cross-validate {made.name} on {cohort.name}", "cross_validation", priority)
+    return config, reference
 
 
 def rounds(config: Config, cohort: Cohort, entries: Sequence[ReferenceLabel]) -> dict[str, list[Round]]:

@@ -22,6 +22,7 @@ from inference.training.data import SegmentationData
 from inference.training.module import Clock, SegmentationModule, TrainingModule
 
 CHECKPOINT = "last.ckpt"
+MEMORY = "memory_gb"  # metric: the most memory that training took until then, GB of 2^30 bytes
 FIGURES = {"dice": "Dice", "auc": "AUC", "froc": "FROC score"}
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
@@ -123,6 +124,13 @@ def free_memory() -> tuple[int, str]:
     return psutil.virtual_memory().available, "this machine"
 
 
+def used_memory() -> int:
+    """Bytes that this process holds; on a graphics card the most that torch had there."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return int(psutil.Process().memory_info().rss)
+
+
 def use_all_cores() -> None:
     """Without a graphics card, let torch compute on every core that this process may use."""
     if not torch.cuda.is_available():
@@ -135,12 +143,14 @@ class _Report(pl.Callback):
     def __init__(self, watcher: Watcher, data: Any, folder: Path) -> None:
         self.watcher, self.data, self.folder = watcher, data, folder
         self.epochs = self.validated_epoch = 0
+        self.memory = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
         self.data.set_epoch(trainer.current_epoch)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *args: Any) -> None:
         self.watcher.check()
+        self.memory = max(self.memory, used_memory() / 2**30)
         done = module.clock.fraction(trainer.global_step)
         self.watcher.progress(done, self._words(trainer, module))
 
@@ -160,6 +170,7 @@ class _Report(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, module: Any) -> None:
         self.epochs = trainer.current_epoch + 1
         self.watcher.metric("train_loss", self.epochs, module.train_loss)
+        self.watcher.metric(MEMORY, self.epochs, self.memory)
         self.watcher.check()
         made = self.folder / f"{CHECKPOINT}.writing"
         try:

@@ -78,6 +78,17 @@ def start(
     """
     from inference.training.tasks import train  # the task module imports this one
 
+    config, reference = prepared(project, config, cohort, reference)
+    run = TrainingRun(
+        project=project, name=(name or config["name"])[:120], config=config, reference=reference, created_by=by
+    )
+    return queue(run, train, f"Train {run.name} on {cohort.name}", "training_run", priority)
+
+
+def prepared(
+    project: Project, config: Config, cohort: Cohort, reference: ReferenceStandard | None
+) -> tuple[Config, ReferenceStandard]:
+    """What a run would start with, after every check that reads no pixels. Raises `ConfigError` and `TrainingError`."""
     config = check(config)
     reference = fitting_reference(project, cohort, reference, config)
     cases.find_cohort(cohort)
@@ -95,10 +106,7 @@ def start(
             f"The reference standard “{reference}” has no {what} for a training patient of “{cohort.name}”.",
             "Choose another reference standard, or freeze the cohort with another seed.",
         )
-    run = TrainingRun(
-        project=project, name=(name or config["name"])[:120], config=config, reference=reference, created_by=by
-    )
-    return queue(run, train, f"Train {run.name} on {cohort.name}", "training_run", priority)
+    return config, reference
 
 
 def fitting_reference(

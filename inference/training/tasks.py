@@ -6,12 +6,13 @@ import time
 from functools import partial
 from typing import Any
 
+from inference.evaluation import classification
 from inference.jobs.run import Run
 from inference.jobs.task import job_task, periodic
 from inference.training import cases, class_cases, crossvalidation, previews, services, sets
 from inference.training.config import Config
 from inference.training.models import CrossValidation, TrainingRun
-from studies.cohorts.models import ReferenceLabel
+from studies.cohorts.models import ReferenceLabel, Split
 
 
 @job_task(queue="train", max_attempts=3)
@@ -68,6 +69,7 @@ def _train_classifier(run: Run, training: TrainingRun, loaded: sets.Sets) -> dic
         "strategy": config["training"]["strategy"],
         "backbone_sha256": made.backbone,
         "weights": {key: value for key, value in made.loaded.items() if key != "loaded"},
+        "validation": _judged(run, loaded, made.network),
         "validation_auc": {name: values[0] if values else None for name, values in made.trained.validation.items()},
     }
     facts = {**loaded.facts, "more": more}
@@ -93,6 +95,24 @@ def _train_detector(run: Run, training: TrainingRun, loaded: sets.Sets) -> dict[
         result = _result(training, {"epochs": trained.epochs, "seconds": round(trained.seconds, 1), **more})
         run.finish(result)
     return result
+
+
+def _judged(run: Run, loaded: sets.Sets, network: Any) -> dict[str, Any]:
+    """The validation cases with intervals; they also decided about early stopping."""
+    from inference.training import classifier
+
+    if not loaded.validation:
+        return {}
+    frozen = loaded.config["training"]["strategy"] == "frozen"
+    kept = services.features_folder() if frozen else None
+    shares = classifier.predict(network, loaded.validation, loaded.config, kept, run)
+    entries = loaded.entries[Split.VALIDATION]
+    return classification.summarise(
+        loaded.names,
+        [entry.values["class"] for entry in entries],
+        [dict(zip(loaded.names, map(float, row), strict=True)) for row in shares],
+        [entry.case.cohort_patient.patient_id for entry in entries],
+    )
 
 
 def _load_images(

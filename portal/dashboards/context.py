@@ -55,7 +55,15 @@ PLACES = (
     Place("Clinical data", "clinical", "tag", "Images", ("table", "table_create"), more=True),
     Place("My reading", "my_reading", "reading", "Reading", ("reading_task",)),
     Place("Campaigns", "campaigns", "campaign", "Reading", ("campaign", "campaign_create")),
-    Place("Models", "models", "model", "Models", ("model", "version", "training_create", "run_create"), more=True),
+    Place("Models", "models", "model", "Models", ("model", "version", "run_create"), more=True),
+    Place(
+        "Training",
+        "training_runs",
+        "run",
+        "Models",
+        ("training_create", "training_compare", "cross_validation", "against_traditional"),
+        more=True,
+    ),
     Place("Jobs", "jobs", "job", "Models", ("job",), more=True),
     Place("Evaluation", "evaluations", "evaluation", "Models", ("evaluation", "evaluate_create")),
 )

@@ -12,11 +12,11 @@ from django.urls import reverse
 from inference.evaluation.models import CaseResult, Evaluation
 from inference.prediction.models import Prediction
 from portal.accounts.models import User
-from portal.dashboards.figures import FIGURES, roc_points
+from portal.dashboards.figures import FIGURES
+from portal.workbench.roc import COLOURS, Line, roc_chart
 from studies.models import Embargo, Study
 
 WORST = 12
-COLOURS = 7
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star")
 
 
@@ -144,7 +144,8 @@ def distribution_label(evaluation: Evaluation, key: str) -> str:
 
 def roc(evaluation: Evaluation, results: list[CaseResult]) -> tuple[dict | None, str, list[dict]]:
     """The ROC chart, its result in words, and structures that have no curve with the reason."""
-    data, words, missing = [], [], []
+    lines: list[Line] = []
+    missing = []
     for name, figures in evaluation.summary.items():
         entry = figures.get("auc") or {}
         if entry.get("estimate") is None:
@@ -155,51 +156,10 @@ def roc(evaluation: Evaluation, results: list[CaseResult]) -> tuple[dict | None,
         if not any(truth) or all(truth):  # cases were held back from this user
             missing.append({"structure": name, "reason": "too few cases that you may see for a curve"})
             continue
-        x, y, thresholds = roc_points(truth, [float(row.score) for row in scored])
-        number = len(data)
-        label = f"{name}, AUC {entry['estimate']:.2f}"
-        if entry.get("lower") is not None:
-            label += f" [{entry['lower']:.2f}–{entry['upper']:.2f}]"
-        else:
-            label += ", no interval"
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "x": x,
-                "y": y,
-                "name": f"{label} n={entry['n']}",
-                "line": {
-                    "color": f"var(--c{number % COLOURS + 1})",
-                    "dash": ["solid", "dash", "dot", "dashdot"][number % 4],
-                    "width": 2,
-                },
-                "text": ["" if t == float("inf") else f"threshold {t:.3f}" for t in thresholds],
-                "hovertemplate": "1 − specificity %{x:.2f}, sensitivity %{y:.2f} %{text}<extra></extra>",
-            }
-        )
-        words.append(label)
-    if not data:
+        lines.append((name, entry, truth, [float(row.score) for row in scored]))
+    if not lines:
         return None, "", missing
-    data.append(
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "x": [0, 1],
-            "y": [0, 1],
-            "line": {"color": "var(--text-3)", "dash": "dash", "width": 1},
-            "hoverinfo": "skip",
-            "showlegend": False,
-        }
-    )
-    layout = {
-        "xaxis": {"title": {"text": "1 − specificity"}, "range": [-0.01, 1.01]},
-        "yaxis": {"title": {"text": "sensitivity"}, "range": [-0.01, 1.01]},
-        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
-        "hovermode": "closest",
-        "margin": {"t": 12, "b": 96},
-    }
-    return {"data": data, "layout": layout}, "ROC curve. " + "; ".join(words), missing
+    return *roc_chart(lines), missing
 
 
 def worst(results: list[CaseResult], limit: int = WORST) -> list[dict]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inference.evaluation.statistics import operating
-
 # Below this number of cases the matrix says "insufficient data" instead of an estimate.
 NEEDS = 10
 
@@ -53,15 +51,3 @@ def step(value: float) -> int:
         if value < limit:
             return number
     return 7
-
-
-def roc_points(truth: list[bool], scores: list[float]) -> tuple[list[float], list[float], list[float]]:
-    """The empirical ROC curve: false-positive rates, true-positive rates and the threshold of each point.
-
-    Starts at (0, 0) with an infinite threshold; equal scores make one step. Raises ValueError unless both classes
-    are there.
-    """
-    points = operating.curve(truth, scores)
-    x = [point.fp / (point.fp + point.tn) for point in points]
-    y = [point.tp / (point.tp + point.fn) for point in points]
-    return [0.0, *x], [0.0, *y], [float("inf"), *(point.threshold for point in points)]

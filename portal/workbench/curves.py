@@ -1,9 +1,10 @@
-"""The metrics of a job as Plotly charts: one for losses, one for Dice, one for each other kind."""
+"""The metrics of a job, or of several, as Plotly charts: one for losses, one for Dice, one for each other kind."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from inference.jobs.models import Job
 
 MOST_POINTS = 400
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+ORDER = ("loss", "dice", "auc", "memory_gb")
+SHARES = ("dice", "auc")
+TITLES = {"loss": "Loss", "dice": "Validation Dice", "auc": "Validation AUC", "memory_gb": "Memory"}
 Points = dict[int, float]
 
 
@@ -34,16 +38,47 @@ def curves(job: Job, *, validation_cases: int = 0) -> list[Curve]:
     groups: dict[str, dict[str, Points]] = defaultdict(dict)
     for name, points in series.items():
         groups[_group(name)][name] = points
-    order = {"loss": 0, "dice": 1}
     made = []
-    for number, group in enumerate(sorted(groups, key=lambda group: (order.get(group, 2), group))):
+    for number, group in enumerate(_ordered(groups)):
         made.append(_curve(f"curve{number}", group, groups[group], validation_cases))
     return made
 
 
+def overlaid(runs: Sequence[dict[str, Points]], labels: Sequence[str]) -> list[Curve]:
+    """The series of several runs on the same axes: a colour for each run, a dash for each structure."""
+    groups: dict[str, list[tuple[int, str, Points]]] = defaultdict(list)
+    for place, series in enumerate(runs):
+        for name in sorted(series):
+            groups[_group(name)].append((place, name, series[name]))
+    made = []
+    for number, group in enumerate(_ordered(groups)):
+        names = sorted({name for _, name, _ in groups[group]})
+        traces, ends = [], []
+        for place, name, points in groups[group]:
+            words = labels[place] if len(names) == 1 else f"{labels[place]}, {_words(name, group)}"
+            last = points[max(points)]
+            traces.append(
+                _trace(
+                    f"{words} {last:.2f}", points, colour=place % 8 + 1, dash=DASHES[names.index(name) % len(DASHES)]
+                )
+            )
+            ends.append(f"{words} {last:.3g} at {max(points)}")
+        title = _title(group)
+        layout = _layout(group)
+        layout["legend"] = {"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0}
+        layout["margin"]["b"] = 60 + 18 * len(traces)
+        label = f"{title} by epoch: {'; '.join(ends)}"
+        made.append(Curve(f"overlay{number}", title, "", label, {"data": traces, "layout": layout}))
+    return made
+
+
+def _ordered(groups: Iterable[str]) -> list[str]:
+    return sorted(groups, key=lambda group: (ORDER.index(group) if group in ORDER else len(ORDER), group))
+
+
 def _group(name: str) -> str:
-    for group in ("loss", "dice"):
-        if group in name.lower():
+    for group in ORDER:
+        if group in name.lower().split("/")[0]:
             return group
     return name.split("/")[0]
 
@@ -56,38 +91,54 @@ def _words(name: str, group: str) -> str:
     return {"train": "training", "val": "validation", "": group}.get(short, short.replace("_", " "))
 
 
-def _curve(key: str, group: str, series: dict[str, Points], validation_cases: int) -> Curve:
-    title = {"loss": "Loss", "dice": "Validation Dice"}.get(group, group.replace("_", " ").capitalize())
-    traces, ends = [], []
-    for number, name in enumerate(sorted(series)):
-        steps = sorted(series[name])
-        stride = max(1, math.ceil(len(steps) / MOST_POINTS))
-        shown = sorted({*steps[::stride], steps[-1]})
-        last = series[name][steps[-1]]
-        words = _words(name, group)
-        ends.append(f"{words} {last:.3g} at {steps[-1]}" if group != "dice" else f"{words} {last:.2f} at {steps[-1]}")
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if len(shown) == 1 else "lines",
-                "name": f"{words} {last:.2f}",
-                "x": shown,
-                "y": [round(series[name][step], 5) for step in shown],
-                "line": {"color": f"var(--c{number % 8 + 1})", "dash": DASHES[number % len(DASHES)]},
-                "hovertemplate": "%{y:.3f}",
-            }
-        )
+def _title(group: str) -> str:
+    return TITLES.get(group) or group.replace("_", " ").capitalize()
+
+
+def _layout(group: str) -> dict[str, Any]:
+    axis = {"dice": "Dice", "auc": "AUC", "memory_gb": "GB"}.get(group, _title(group).lower())
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": "epoch"}},
-        "yaxis": {"title": {"text": "Dice" if group == "dice" else title.lower()}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": axis}, "rangemode": "tozero"},
         "margin": {"l": 48, "r": 12, "t": 30, "b": 40},
         "showlegend": True,
     }
-    if group == "dice":
-        layout["yaxis"]["range"] = [0, 1]
+    if group in SHARES:
+        layout["yaxis"]["range"] = [0, 1.01]
+    return layout
+
+
+def _trace(name: str, points: Points, *, colour: int, dash: str) -> dict[str, Any]:
+    steps = sorted(points)
+    stride = max(1, math.ceil(len(steps) / MOST_POINTS))
+    shown = sorted({*steps[::stride], steps[-1]})
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(shown) == 1 else "lines",
+        "name": name,
+        "x": shown,
+        "y": [round(points[step], 5) for step in shown],
+        "line": {"color": f"var(--c{colour})", "dash": dash},
+        "hovertemplate": "%{y:.3f}",
+    }
+
+
+def _curve(key: str, group: str, series: dict[str, Points], validation_cases: int) -> Curve:
+    traces, ends = [], []
+    for number, name in enumerate(sorted(series)):
+        end = max(series[name])
+        last, words = series[name][end], _words(name, group)
+        ends.append(f"{words} {last:.2f} at {end}" if group in SHARES else f"{words} {last:.3g} at {end}")
+        traces.append(
+            _trace(f"{words} {last:.2f}", series[name], colour=number % 8 + 1, dash=DASHES[number % len(DASHES)])
+        )
     note = ""
-    if group == "dice":
-        note = "mean over the validation cases" + (f", n={validation_cases}" if validation_cases else "")
+    if group in SHARES:
+        what = "mean over the validation cases" if group == "dice" else "on the validation cases"
+        note = what + (f", n={validation_cases}" if validation_cases else "")
     elif group == "loss":
         note = "mean of each epoch"
-    return Curve(key, title, note, f"{title} by epoch: {'; '.join(ends)}", {"data": traces, "layout": layout})
+    elif group == "memory_gb":
+        note = "most that the training took until then"
+    title = _title(group)
+    return Curve(key, title, note, f"{title} by epoch: {'; '.join(ends)}", {"data": traces, "layout": _layout(group)})

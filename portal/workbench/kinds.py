@@ -11,7 +11,6 @@ from django.urls import NoReverseMatch, reverse
 
 from inference.explanation.settings import METHODS
 from inference.jobs.models import Job
-from portal.workbench import rounds as tables
 from portal.workbench import tuning
 from studies.cohorts.models import Case, Split
 
@@ -43,8 +42,8 @@ class About:
     kept: str = ""
     lost: str = ""  # what cancelling costs
     validation_cases: int = 0
-    rounds: dict = field(default_factory=dict)  # summary of a cross-validation
     search: dict = field(default_factory=dict)  # trials of a search for settings
+    classical: int = 0  # training run whose settings can be compared with classical methods
     failed_cases: list[dict] = field(default_factory=list)  # name, cause, next_step
 
 
@@ -104,6 +103,9 @@ def _training(job: Job, found: About) -> None:
         found.results.append(
             ("evaluation", "Evaluate it on a cohort", f"{reverse('evaluate_create')}?version={run.version.pk}")
         )
+        found.results.append(("info", "Compare it with other runs", reverse("training_runs")))
+    if config.get("task") == "classification" and run.version is not None:
+        found.classical = run.pk
     folder = Path(settings.MEDIA_ROOT) / "training" / str(run.pk)
     if folder.is_dir() and any(folder.iterdir()):
         found.kept = "The last checkpoint is kept: running the job again goes on from there."
@@ -123,7 +125,10 @@ def _cross_validation(job: Job, found: About) -> None:
         ("Network", f"{config['network']['name']}, {config['training']['strategy']}", ""),
         ("Seed", str(config["training"]["seed"]), ""),
     ]
-    found.rounds = tables.shown(validation) if validation.finished_at else {}
+    words = "Figures of this cross-validation" if validation.finished_at else "Its rounds"
+    found.results.append(("evaluation", words, reverse("cross_validation", args=[validation.pk])))
+    found.kept = "Rounds that were trained keep their checkpoints: running the job again goes through them quickly."
+    found.lost = "Rounds that were trained keep their checkpoints. No figures are stored."
 
 
 def _settings_search(job: Job, found: About) -> None:

@@ -1,23 +1,36 @@
-"""The training configurations for segmentation that Readroom brings along."""
+"""The training configurations that Readroom brings along."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import copy
+from functools import cache
 
-from inference import training
-from inference.training import config
+from inference.training import config, traditional
+from studies.cohorts.models import ReferenceStandard
 
-FOLDER = Path(training.__file__).parent / "presets"
+FOLDER = traditional.PRESETS
 
 
-def names() -> list[str]:
-    paths = sorted(FOLDER.glob("*.toml"))
-    return [path.stem for path in paths if config.load(path)["task"] == "segmentation"]
+@cache
+def _all() -> dict[str, config.Config]:
+    return {path.stem: config.load(path) for path in sorted(FOLDER.glob("*.toml"))}
+
+
+def names(task: str = "") -> list[str]:
+    """Those for a task, or all."""
+    return [name for name, preset in _all().items() if not task or preset["task"] == task]
 
 
 def load(name: str) -> config.Config | None:
     """The preset of that name, checked; None where there is none."""
-    return config.load(FOLDER / f"{name}.toml") if name in names() else None
+    return copy.deepcopy(_all().get(name))
+
+
+def usual(task: str, reference: ReferenceStandard | None) -> str:
+    """The preset that the form starts from; "" where there is none for the task."""
+    if task == "classification" and reference is not None:
+        return traditional.preset(reference)
+    return next(iter(names(task)), "")
 
 
 def summary(name: str) -> str:

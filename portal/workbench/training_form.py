@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from typing import Any
 
 from django import forms
 from django.forms.boundfield import BoundField
+from django.http import QueryDict
 
 from inference.errors import ConfigError
 from inference.jobs.models import Job
 from inference.training import config as schema
-from inference.training.config import Config, Key
+from inference.training import toml
+from inference.training.config import Config
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, projects_where
+from portal.workbench import training_fields as fields
 from studies.cohorts.models import Cohort, ReferenceStandard
-
-CHOSEN_ELSEWHERE = {"data.project", "data.cohort", "data.reference", "task", "network.dimensions"}
-# Classifiers are trained by command and REST; the form is for segmentation.
-CHOSEN_ELSEWHERE |= {
-    *(f"training.{key}" for key in ("strategy", "weights", "backbone_rate", "regularisation", "class_weights")),
-    *(f"cross_validation.{key}" for key in schema.SECTIONS["cross_validation"]),
-}
-MAIN = ("name", "description", "training.max_minutes", "training.epochs")
-LABELS = {"name": "Model", "training.max_minutes": "Longest training, minutes", "training.epochs": "Epochs at most"}
-WORDS = {"hd95": "HD95", "l2": "L2"}
 
 
 class ReferenceSelect(forms.Select):
@@ -87,7 +79,17 @@ def choose_only(form: forms.Form, *names: str) -> None:
             form.initial.setdefault(name, first[0])
 
 
+def task_for(reference: ReferenceStandard | None, wanted: str = "") -> str:
+    """The task that the form is for: the wanted one where the reference standard can teach it, else the usual one."""
+    possible = fields.TASKS.get(reference.kind, ()) if reference else schema.TOP["task"].choices
+    if not possible or wanted in possible:
+        return wanted or schema.TOP["task"].default
+    return possible[0]
+
+
 class TrainingForm(forms.Form):
+    """The form of one task; `task` of the data or the initial values says of which."""
+
     cohort = CohortField(
         queryset=Cohort.objects.none(),
         empty_label="Choose a cohort",
@@ -99,18 +101,26 @@ class TrainingForm(forms.Form):
         label="Reference standard",
         empty_label="The newest of the cohort",
         required=False,
+        help_text="What is held to be true for the cases. It decides what can be learned.",
     )
+    task = forms.ChoiceField(label="What the model does", widget=forms.RadioSelect)
     priority = PriorityField()
 
     def __init__(self, *arguments: Any, user: User, project: Project | None, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        self.initial = dict(self.initial)
+        self._whose = {"user": user, "project": project}
         frozen = cohorts_for(user, project).filter(frozen_at__isnull=False)
         self.fields["cohort"].queryset = frozen  # type: ignore[attr-defined]
         self.fields["reference"].queryset = references_for(frozen)  # type: ignore[attr-defined]
         choose_only(self, "cohort")
-        for place, key in _keys():
-            if place not in CHOSEN_ELSEWHERE:
-                self.fields[place] = _field(place, key)
+        tasks = schema.TOP["task"].choices
+        self.fields["task"].choices = [(task, fields.OPTIONS["task"].get(task, (task, ""))[0]) for task in tasks]  # type: ignore[attr-defined]
+        asked = str((self.data if self.is_bound else self.initial).get("task") or "")
+        self.task_name = asked if asked in tasks else schema.TOP["task"].default
+        self.initial.setdefault("task", self.task_name)
+        for place, key in fields.shown(self.task_name):
+            self.fields[place] = fields.made(place, key, self.task_name)
         self.fields["network.parameters"] = forms.CharField(
             widget=forms.Textarea(attrs={"rows": 5, "class": "mono", "spellcheck": "false"}),
             label="Parameters of the network",
@@ -124,22 +134,54 @@ class TrainingForm(forms.Form):
             help_text="As in TOML, one [[preprocessing]] table for each step, in order.",
         )
 
-    def main_fields(self) -> list[BoundField]:
-        return [self[place] for place in MAIN]
-
-    def sections(self) -> list[tuple[str, list[BoundField]]]:
-        """Everything else, by section of the configuration."""
-        found: dict[str, list[BoundField]] = {}
-        for place in self.fields:
-            if place in MAIN or place in ("cohort", "reference", "priority"):
-                continue
-            section = place.split(".")[0]
-            found.setdefault(section, []).append(self[place])
-        return [(section.capitalize(), fields) for section, fields in found.items()]
+    def filled(self) -> TrainingForm:
+        """This form as it would be sent without a change."""
+        if self.is_bound:
+            return TrainingForm(self.data, **self._whose)
+        sent = QueryDict(mutable=True)
+        for name, value in self.initial.items():
+            sent.setlist(name, list(value) if isinstance(value, list) else ["" if value is None else str(value)])
+        return TrainingForm(sent, **self._whose)
 
     @property
-    def advanced_errors(self) -> bool:
-        return any(name not in (*MAIN, "cohort", "reference", "priority", "__all__") for name in self.errors)
+    def classifies(self) -> bool:
+        return self.task_name == "classification"
+
+    def first(self) -> list[BoundField]:
+        return [self[place] for place in fields.FIRST]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """What the page shows: title, words, whether open, and the fields by how they are drawn."""
+        made = []
+        for group, places in fields.grouped(self.task_name):
+            bound = [self[place] for place in places]
+            made.append(
+                {
+                    "title": group.title,
+                    "words": group.words,
+                    "always": group.open,
+                    "open": group.open or any(field.errors for field in bound),
+                    "options": [self._options(field) for field in bound if field.name == "training.strategy"],
+                    "short": [f for f in bound if _is_short(f)],
+                    "long": [f for f in bound if isinstance(f.field.widget, forms.Textarea)],
+                }
+            )
+        return made
+
+    def tasks(self) -> dict[str, Any]:
+        return self._options(self["task"])
+
+    def rounds(self) -> dict[str, Any]:
+        """The fields of a cross-validation."""
+        return {
+            "schemes": self._options(self["cross_validation.schemes"]),
+            "source": self["cross_validation.source"],
+            "baselines": self._options(self["cross_validation.baselines"]),
+        }
+
+    def _options(self, bound: BoundField) -> dict[str, Any]:
+        names = [str(value) for value, _ in bound.field.choices]  # type: ignore[attr-defined]
+        return {"field": bound, "options": fields.options(bound.name, names, bound.value())}
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
@@ -156,16 +198,18 @@ class TrainingForm(forms.Form):
         return cleaned
 
     def _raw(self, cleaned: dict[str, Any]) -> dict[str, Any]:
-        raw: dict[str, Any] = {"task": "segmentation"}
-        for place, key in _keys():
-            text = str(cleaned.get(place) or "").strip()
-            if place in CHOSEN_ELSEWHERE or (not text and key.default is not schema.REQUIRED):
+        raw: dict[str, Any] = {"task": self.task_name}
+        for place, key in fields.shown(self.task_name):
+            value = cleaned.get(place)
+            section, _, name = place.rpartition(".")
+            if place in fields.MULTIPLE:
+                raw.setdefault(section, {})[name] = list(value or [])
                 continue
+            text = str(value or "").strip()
             if not text:
                 continue
-            section, _, name = place.rpartition(".")
             target = raw.setdefault(section, {}) if section else raw
-            target[name] = _parse(text, key.kind)
+            target[name] = fields.parsed(text, key.kind)
         for place in ("network.parameters", "preprocessing"):
             try:
                 parsed = tomllib.loads(cleaned.get(place) or "")
@@ -198,81 +242,15 @@ class TrainingForm(forms.Form):
 
 def initial_of(config: Config) -> dict[str, Any]:
     """What the fields show for a checked configuration."""
-    shown: dict[str, Any] = {}
-    for place, _ in _keys():
+    shown: dict[str, Any] = {"task": config["task"]}
+    for place, key in fields.shown(config["task"]):
         section, _, name = place.rpartition(".")
         value = config[section][name] if section else config[name]
-        shown[place] = " ".join(map(str, value)) if isinstance(value, list) else value
-        if isinstance(value, float):
-            shown[place] = f"{value:g}"
-        if value is None:
-            shown[place] = ""
-    parameters = config["network"]["parameters"]
-    shown["network.parameters"] = "\n".join(f"{key} = {_toml(value)}" for key, value in parameters.items())
-    shown["preprocessing"] = "\n\n".join(
-        "[[preprocessing]]\n" + "\n".join(f"{key} = {_toml(value)}" for key, value in step.items())
-        for step in config["preprocessing"]
-    )
+        shown[place] = list(value) if place in fields.MULTIPLE else fields.written(value, key)
+    shown["network.parameters"] = toml.parameters(config["network"])
+    shown["preprocessing"] = toml.steps(config["preprocessing"])
     return shown
 
 
-def _keys() -> list[tuple[str, Key]]:
-    keys = list(schema.TOP.items())
-    for section, rules in schema.SECTIONS.items():
-        keys += [(f"{section}.{name}", key) for name, key in rules.items()]
-    return keys
-
-
-def _field(place: str, key: Key) -> forms.Field:
-    name = place.rpartition(".")[2]
-    label = LABELS.get(place) or WORDS.get(name) or name.replace("_", " ").capitalize()
-    settings: dict[str, Any] = {
-        "label": label,
-        "help_text": _hint(key),
-        "required": key.default is schema.REQUIRED,
-        "error_messages": {"required": f"Missing; it must be {schema._wanted(key)}."},
-    }
-    if key.kind == "choice":
-        return forms.ChoiceField(choices=[(choice, choice.replace("_", " ")) for choice in key.choices], **settings)
-    if place == "network.name":
-        from inference.networks.table import NETWORKS, SEGMENTATION, named
-
-        choices = [(name, NETWORKS[name].title) for name in named(SEGMENTATION)]
-        return forms.ChoiceField(choices=choices, **settings | {"label": "Network"})
-    if place == "description":
-        return forms.CharField(widget=forms.Textarea(attrs={"rows": 2}), **settings | {"label": "Intended use"})
-    numeric = key.kind in ("number", "whole")
-    attrs = {"inputmode": "decimal" if key.kind == "number" else "numeric"} if numeric else {}
-    return forms.CharField(widget=forms.TextInput(attrs=attrs | {"autocomplete": "off"}), **settings)
-
-
-def _hint(key: Key) -> str:
-    parts = [key.summary] if key.summary else []
-    if key.kind in ("number", "whole") and key.lower is not None and key.upper is not None and key.upper <= 1024:
-        parts.append(f"{key.lower:g} to {key.upper:g}")
-    return ". ".join(parts)
-
-
-def _parse(text: str, kind: str) -> Any:
-    """The value that the text stands for; what cannot be read stays text and is refused by the check, with words."""
-    words = text.replace(",", " ").split()
-    try:
-        if kind == "number":
-            return float(text)
-        if kind == "whole":
-            return int(text)
-        if kind == "sizes":
-            return [int(word) for word in words]
-    except ValueError:
-        return text
-    if kind == "axes":
-        return words
-    if kind == "texts":
-        return [part.strip() for part in text.split(",")] if "," in text else [text]
-    return text
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
+def _is_short(bound: BoundField) -> bool:
+    return isinstance(bound.field.widget, forms.TextInput) or type(bound.field.widget) is forms.Select

@@ -3,6 +3,7 @@
 from django.urls import URLPattern, URLResolver, path
 
 from portal.workbench import (
+    comparison_views,
     explanation_views,
     job_views,
     model_views,
@@ -11,6 +12,7 @@ from portal.workbench import (
     run_views,
     training_views,
     tuning_views,
+    validation_views,
 )
 
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -41,6 +43,18 @@ urlpatterns: list[URLPattern | URLResolver] = [
         "cohorts/<int:pk>/preprocessing/",
         preprocessing_views.preprocessing_of_cohort,
         name="preprocessing_of_cohort",
+    ),
+    path("training/", comparison_views.training_runs, name="training_runs"),
+    path("training/<int:pk>/toml/", comparison_views.training_toml, name="training_toml"),
+    path("training/compare/", comparison_views.training_compare, name="training_compare"),
+    path("training/compare/<str:extension>/", comparison_views.training_compare_export, name="training_compare_export"),
+    path("training/check/", training_views.training_check_view, name="training_check"),
+    path("training/against-traditional/", training_views.against_traditional, name="against_traditional"),
+    path("cross-validations/<int:pk>/", validation_views.cross_validation, name="cross_validation"),
+    path(
+        "cross-validations/<int:pk>/<str:extension>/",
+        validation_views.cross_validation_export,
+        name="cross_validation_export",
     ),
     path("runs/new/", run_views.run_create, name="run_create"),
     path("predictions/<int:pk>/explain/", explanation_views.prediction_explain, name="prediction_explain"),

@@ -17,6 +17,7 @@
     {% chart 'roc' spec 'ROC curve, AUC 0.91 …' 320 %}   Plotly chart from a dict {data, layout}; needs
                                                    {% include 'includes/chart_scripts.html' %} in block scripts
     {{ value|number }} {{ value|number:3 }}        2 (3) decimals with a real minus sign; en dash for None
+    {{ 0.0123|p_value }}                           0.012, < 0.001
     {{ 0.412|percent }}                            41 %
     {{ seconds|duration }}                         41 s, 2:18 min, 1 h 10 min
     {{ 'DEMO^ANNA'|person_name }}                  DEMO, ANNA
@@ -88,6 +89,14 @@ def number(value, digits: int = 2) -> str:
         return "–"
     rounded = round(float(value), int(digits)) + 0.0  # no "−0.00"
     return f"{rounded:.{int(digits)}f}".replace("-", "−")
+
+
+@register.filter
+def p_value(value) -> str:
+    """A p-value as papers print it."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 @register.filter

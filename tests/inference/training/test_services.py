@@ -40,7 +40,7 @@ def test_a_run_makes_a_version_that_knows_where_it_came_from(run_job):
     assert run.environment["torch"]
     assert (services.folder_of(run) / CHECKPOINT).exists()
     names = set(job.metrics.values_list("name", flat=True))
-    assert names == {"train_loss", "val_dice/Ball", "val_dice/Dim ball"}
+    assert names == {"train_loss", "memory_gb", "val_dice/Ball", "val_dice/Dim ball"}
 
     evaluation = evaluation_services.start(version, cohort, by=None)
     assert run_job(evaluation.job).state == "succeeded"

@@ -3,7 +3,8 @@ import random
 import pytest
 
 from inference.evaluation.statistics.roc import auc
-from portal.dashboards.figures import roc_points, step
+from portal.dashboards.figures import step
+from portal.workbench.roc import roc_points
 
 
 def test_roc_of_four_cases_by_hand():

@@ -11,10 +11,12 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from inference.evaluation.models import Evaluation
 from inference.jobs.models import Job
 from inference.training import config as schema
-from inference.training.models import TrainingRun
+from inference.training.models import CrossValidation, TrainingRun
 from portal.accounts.models import Role
 from portal.workbench.training_form import TrainingForm, initial_of
 from tests.factories import ProjectFactory, member
+from tests.inference.class_factory import CONFIG as SHAPES
+from tests.inference.class_factory import shape_cohort
 from tests.inference.models_factory import ball_cohort, threshold_version
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("media")]
@@ -225,3 +227,92 @@ def test_pages_without_anything_to_start_say_what_to_do(browser):
     assert "No frozen cohort to train on" in client.get("/training/new/").content.decode()
     assert "No model version to run" in client.get("/runs/new/").content.decode()
     assert "No model version to evaluate" in client.get("/evaluations/new/").content.decode()
+
+
+def test_a_classifier_is_trained_from_the_form_of_its_reference_standard(browser, project):
+    cohort, reference = shape_cohort(project, 8)
+    client = browser(Role.ENGINEER)
+    page = client.get(f"/training/new/?cohort={cohort.pk}").content.decode()
+    assert "Keep what it knows" in page  # strategies in words
+    assert "EfficientNet-lite0: few pictures" in page
+    assert "Residual U-Net" not in page
+    config = schema.check({**SHAPES, "training": {**SHAPES["training"], "class_weights": "balanced", "loss": "focal"}})
+    form = TrainingForm(filled(config, cohort=cohort.pk), user=member(project, Role.ENGINEER), project=None)
+    assert form.is_valid(), form.errors
+    assert form.cleaned_data["config"] == config
+    answer = client.post("/training/new/", filled(config, cohort=cohort.pk, action="train"))
+    run = TrainingRun.objects.get()
+    assert answer["Location"] == f"/jobs/{run.job_id}/"
+    assert (run.reference, run.config) == (reference, config)
+
+
+def test_the_form_follows_the_reference_standard_and_keeps_what_fits(browser, project):
+    balls, _ = ball_cohort(project, 4)
+    shapes, _ = shape_cohort(project, 8)
+    client = browser(Role.ENGINEER)
+    typed = filled(schema.parse(TOML), cohort=balls.pk, shown="segmentation", refresh="yes") | {"name": "mine"}
+    kept = client.post("/training/new/", typed).content.decode()
+    assert 'value="mine"' in kept
+    assert 'value="8 16 24"' in kept
+    other = client.post("/training/new/", typed | {"cohort": shapes.pk}).content.decode()
+    assert "Keep what it knows" in other
+    assert 'value="mine"' not in other
+    cnn = filled(schema.check(SHAPES), cohort=shapes.pk, shown="classification", refresh="yes")
+    resnet = client.post("/training/new/", cnn | {"network.name": "resnet18"}).content.decode()
+    assert "channels = [4, 8]" not in resnet.split('id="toml-text"')[0]  # parameters of the other network
+    assert not TrainingRun.objects.exists()
+
+
+def test_the_check_says_problems_cases_and_the_toml_while_somebody_types(browser, project):
+    cohort, _ = ball_cohort(project, 4)
+    client = browser(Role.ENGINEER)
+    data = filled(schema.parse(TOML), cohort=cohort.pk)
+    fine = html.unescape(client.post("/training/check/", data).content.decode())
+    assert "Ready to start" in fine
+    made = re.search(r'<template id="toml-made">(.*?)</template>', fine, re.S)
+    assert made
+    assert schema.parse(made[1]) == schema.parse(TOML)
+    wrong = client.post("/training/check/", data | {"training.epochs": "many"}).content.decode()
+    assert 'data-problem="training.epochs"' in wrong
+    assert "to correct" in wrong
+    assert not TrainingRun.objects.exists()
+
+
+def test_edited_toml_fills_the_form_and_mistakes_keep_what_was_typed(browser, project):
+    cohort, _ = ball_cohort(project, 4)
+    client = browser(Role.ENGINEER)
+    page = client.post("/training/new/", {"fill": "yes", "text": TOML, "cohort": cohort.pk}).content.decode()
+    assert 'value="0.0025"' in page
+    typed = filled(schema.parse(TOML), cohort=cohort.pk) | {"name": "mine", "fill": "yes", "text": "name = "}
+    wrong = client.post("/training/new/", typed)
+    assert wrong.status_code == 422
+    assert "This is not TOML" in wrong.content.decode()
+    assert 'value="mine"' in wrong.content.decode()
+
+
+def test_deep_learning_against_traditional_is_one_click(browser, project):
+    cohort, reference = shape_cohort(project, 8, folds=2, fractions={})
+    client = browser(Role.ENGINEER)
+    answer = client.post("/training/against-traditional/", {"reference": reference.pk})
+    made = CrossValidation.objects.get()
+    assert answer["Location"] == f"/cross-validations/{made.pk}/"
+    assert made.config["cross_validation"]["baselines"] == ["logistic_regression", "svm", "random_forest", "sparse"]
+    page = client.get(answer["Location"]).content.decode()
+    assert "Waiting for a worker" in page
+    assert page.count("waits") >= 2  # its rounds
+    run = TrainingRun.objects.create(
+        project=project, name="shapes", config=schema.check(SHAPES), reference=reference, cohort_digest=cohort.digest
+    )
+    client.post("/training/against-traditional/", {"run": run.pk})
+    assert CrossValidation.objects.latest("pk").config["network"] == run.config["network"]
+    assert browser(Role.VIEWER).post("/training/against-traditional/", {"run": run.pk}).status_code == 403
+    _, theirs = shape_cohort(ProjectFactory(), 4)
+    assert client.post("/training/against-traditional/", {"reference": theirs.pk}).status_code == 404
+
+
+def test_a_cohort_without_folds_says_what_to_do_instead(browser, project):
+    _, reference = shape_cohort(project, 8)
+    answer = browser(Role.ENGINEER).post("/training/against-traditional/", {"reference": reference.pk})
+    assert answer.status_code == 422
+    assert "freeze it in folds" in answer.content.decode()
+    assert not CrossValidation.objects.exists()
