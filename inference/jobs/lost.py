@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import re
 import signal
-from pathlib import Path
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
@@ -18,37 +17,10 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from inference.jobs import services
+from portal.runtime.kernel import memory_kills
 
 logger = logging.getLogger(__name__)
 _SIGNAL = re.compile(r"signal (\d+)")
-
-
-def memory_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """How often the kernel killed a process for want of memory: on this machine, and in this container.
-
-    Counters of /proc/vmstat, memory.events (cgroup v2) and memory.oom_control (v1); those that cannot be read count 0.
-    """
-    files = [proc / "vmstat"]
-    for line in _text(proc / "self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            files.append(cgroups / path.lstrip("/") / "memory.events")
-        elif "memory" in controllers.split(","):
-            files.append(cgroups / "memory" / path.lstrip("/") / "memory.oom_control")
-    count = 0
-    for file in files:
-        for line in _text(file).splitlines():
-            name, _, value = line.partition(" ")
-            if name == "oom_kill" and value.strip().isdigit():
-                count += int(value)
-    return count
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError:
-        return ""
 
 
 _kills_before = memory_kills()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,15 +17,17 @@ from torch import nn
 
 from inference.errors import PredictionError
 from inference.imaging import grids, preprocessing
-from inference.networks import sampling, sliding_window
+from inference.networks import memory, sampling, sliding_window
 from inference.prediction import detection
 from inference.prediction.output import Map, Output
 from inference.registry import manifest as manifests
 from inference.registry import programs
 from inference.registry.bundle import Bundle
 from inference.registry.manifest import Manifest
-from inference.training.fit import use_all_cores
+from inference.training.fit import free_memory, use_all_cores
 from studies.dicom.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 WARM_MODELS = 2
 Tick = Callable[[], None] | None
@@ -49,6 +54,7 @@ class LoadedModel:
         """
         manifest = self.bundle.manifest
         prepared = self.prepare(volume, others)
+        self._check_memory(prepared[0], volume)
         if manifest["task"] == "segmentation":
             return self._segment(prepared, volume, tick)
         if manifest["task"] == "detection":
@@ -77,6 +83,48 @@ class LoadedModel:
         if manifest["network"]["dimensions"] == 2 and (settings.get("pooling") or settings.get("slices", 1) > 1):
             size[0] = prepared[0].shape[0]
         return [grids.fitted(one, size) for one in prepared]
+
+    @cached_property
+    def window_bytes(self) -> int:
+        """What one window takes in the network; 0 where it cannot be told beforehand, as of ONNX and TorchScript."""
+        manifest = self.bundle.manifest
+        window, settings = list(manifest["inference"]["window"]), manifest["inference"]
+        shape = [1, len(manifest["inputs"]) * int(settings.get("slices", 1)), *window]
+        if manifest["network"]["dimensions"] == 2:
+            del shape[2]
+        try:
+            return max(memory.forward_bytes(network, shape) for network in self.networks)
+        except Exception as error:  # whatever a foreign network cannot do without its weights: it is run all the same
+            logger.info("the memory of %s is not known beforehand (%s)", type(self.network).__name__, error)
+            return 0
+
+    def _check_memory(self, prepared: Volume, volume: Volume) -> None:
+        """Raise `PredictionError` where this image would take more memory than is free."""
+        manifest = self.bundle.manifest
+        settings = manifest["inference"]
+        whole = manifest["task"] != "segmentation"
+        background = not whole and manifest["output"]["activation"] == "softmax"
+        image = memory.Image(
+            voxels=math.prod(settings["window"] if whole else map(max, prepared.shape, settings["window"])),
+            original=math.prod(volume.shape),
+            inputs=len(manifest["inputs"]),
+            classes=0 if whole else len(manifest["labels"]) + background,
+            slices=int(settings.get("slices", 1)),
+            samples=sampling.count(len(self.networks), settings),
+            uncertainty=bool(settings.get("uncertainty")) and not whole,
+        )
+        needed = memory.inference_bytes(image, self.window_bytes)
+        free, place = free_memory()
+        if needed <= free:
+            return
+        size = "×".join(str(n) for n in prepared.shape)
+        raise PredictionError(
+            f"The model would need about {needed / 2**30:.1f} GB of memory for this image of {size} voxels "
+            f"(z, y, x, after preprocessing) in {max(1, len(manifest['labels']))} structures or classes; {place} has "
+            f"{free / 2**30:.1f} GB free.",
+            "Close other jobs on that machine, run it on a larger one, or import the model with a smaller "
+            "inference.window or a coarser spacing.",
+        )
 
     def _judge(self, prepared: Sequence[Volume], tick: Tick) -> Output:
         """The image as a whole: probabilities of classes or labels, or values."""

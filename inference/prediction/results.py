@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,7 @@ from portal.accounts.models import User
 from studies import removal
 from studies.dicom import parametric_map, segmentation, structured_report
 from studies.dicom.volume import Volume
+from studies.ingest.outcome import NO_SPACE
 from studies.ingest.store import store_dataset
 from studies.models import ImportBatch, Origin, Series, Study
 from studies.volumes import source_datasets
@@ -195,6 +198,8 @@ def store_map(
 
 def _keep(dataset: Dataset, what: str, version: ModelVersion, *, batch: ImportBatch, by: User | None) -> Series:
     stored = store_dataset(dataset, batch=batch, origin=Origin.MODEL, created_by=by, provenance=str(version))
+    if stored.code == NO_SPACE:  # no fault of this study: the next one would fail as well
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if stored.instance is None:
         raise PredictionError(
             f"The archive refused the {what}: {stored.reason}", "Correct the study's headers and import it again."

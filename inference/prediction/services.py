@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import IntegrityError, transaction
 
 from inference.errors import InferenceError, PredictionError
+from inference.jobs.failures import LESS_MEMORY, is_out_of_memory, short_device
 from inference.jobs.models import Job
 from inference.jobs.services import submit
 from inference.prediction import inputs, results
@@ -206,6 +207,11 @@ def _predict_one(
         objects = results.write(version, chosen[0], output, model.bundle.manifest)
     except (InferenceError, ImageError) as error:
         return _failed(case, error)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        short = PredictionError(f"The {short_device(error)} ran out of memory on this image.", LESS_MEMORY)
+        return _failed(case, short)
     seconds = time.monotonic() - started
     try:
         with transact():

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
-import psutil
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from inference.networks.memory import training_bytes
 from inference.training.config import Config
 from inference.training.data import SegmentationData
 from inference.training.module import Clock, SegmentationModule, TrainingModule
+from portal.runtime.kernel import available_memory
 
 CHECKPOINT = "last.ckpt"
 MEMORY = "memory_gb"  # metric: the most memory that training took until then, GB of 2^30 bytes
@@ -118,10 +118,10 @@ def trainer_for(
 
 
 def free_memory() -> tuple[int, str]:
-    """Bytes that training may use, and where."""
+    """Bytes that a network may use, and where."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0], "the graphics card"
-    return psutil.virtual_memory().available, "this machine"
+    return available_memory(), "this machine"
 
 
 def used_memory() -> int:

@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 
+from portal.runtime.kernel import available_memory
+
 DEVICES_EVERY_SECONDS = 30.0
 _QUERY = ["--query-gpu=name,memory.used,memory.total,utilization.gpu", "--format=csv,noheader,nounits"]
 _devices: tuple[float, list[dict[str, Any]]] = (-DEVICES_EVERY_SECONDS, [])
@@ -25,7 +27,7 @@ def facts(queues: list[str], concurrency: int) -> dict[str, Any]:
         "machine": platform.node(),
         "cores": len(os.sched_getaffinity(0)),
         "memory": _resident(),
-        "memory_free": machine.available,
+        "memory_free": available_memory(),
         "memory_total": machine.total,
         "devices": devices(),
     }

@@ -26,6 +26,7 @@ _REASONS = {
     "patient_mismatch": 0xA900,
     "series_mismatch": 0xA900,
     "too_large": 0xA700,
+    "no_space": 0xA700,
 }
 _CANNOT_UNDERSTAND = 0xC000
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from portal.accounts.models import User
 from studies.ingest import limits
-from studies.ingest.outcome import Outcome, Refused, State
+from studies.ingest.outcome import Outcome, Refused, State, not_read
 from studies.ingest.staging import Source
 from studies.ingest.store import store_files
 from studies.models import ImportBatch, Origin, Study
@@ -121,7 +121,7 @@ def _of_regular(path: Path, name: str) -> Iterator[Entry]:
             if is_zip:
                 yield from zip_entries(file, name)
     except OSError as error:
-        yield Refused("unreadable", f"The file cannot be read: {error.strerror or error}.", keep=False), name
+        yield not_read(error), name
         return
     if not is_zip:
         yield path, name

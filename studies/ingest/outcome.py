@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -36,6 +37,17 @@ class Outcome:
     @property
     def refused(self) -> bool:
         return self.state == State.REFUSED
+
+
+NO_SPACE = "no_space"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full; over a quota; over the largest file allowed
+
+
+def not_read(error: OSError) -> Refused:
+    """The refusal of a file that could not be read, or for which this machine has no place."""
+    if error.errno in _NO_SPACE:
+        return Refused(NO_SPACE, "The portal's disk is full: the file was not stored.", keep=False)
+    return Refused("unreadable", f"The file cannot be read: {error.strerror or error}.", keep=False)
 
 
 class Refused(Exception):

@@ -22,7 +22,7 @@ from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
 from studies.ingest import limits, rows
 from studies.ingest.header import Header
-from studies.ingest.outcome import Outcome, Refused, State
+from studies.ingest.outcome import Outcome, Refused, State, not_read
 from studies.ingest.staging import Source, Staged, adopt, media, put_back, quarantine, settle, stage
 from studies.models import ImportBatch, Instance, Origin, Refusal, Series
 
@@ -140,7 +140,7 @@ def _staged(source: Source | Refused, name: str) -> Staged | tuple[str, Refused]
     except Refused as refusal:
         return name, refusal
     except OSError as error:
-        return name, Refused("unreadable", f"The file cannot be read: {error.strerror or error}.", keep=False)
+        return name, not_read(error)
 
 
 def store_staged(

@@ -22,11 +22,11 @@ from django.db import DatabaseError, connection
 
 from inference.jobs import services
 from inference.jobs.errors import IllegalTransition
-from inference.jobs.lost import memory_kills
 from inference.jobs.models import Job
 from portal.accounts.services import issue_token
 from portal.runtime import commands
 from portal.runtime.data_folder import DataFolder
+from portal.runtime.kernel import available_memory, memory_kills
 from portal.runtime.logfiles import LogFile
 from studies.models import Patient
 from tests import forking
@@ -143,6 +143,38 @@ def test_the_kernel_s_counters_are_read_from_both_kinds_of_cgroups(tmp_path):
     (cgroups / "scope/memory.events").write_text("low 0\nmax 7\noom 1\noom_kill 5\noom_group_kill 0\n")
     assert memory_kills(proc, cgroups) == 10
     assert memory_kills(tmp_path / "elsewhere", cgroups) == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "files"),
+    [
+        (
+            "0::/a",
+            {
+                "a/memory.max": "1000000\n",
+                "a/memory.current": "700000\n",
+                "a/memory.stat": "anon 5\ninactive_file 200000\n",
+            },
+        ),
+        (
+            "4:memory:/a",
+            {
+                "memory/a/memory.limit_in_bytes": "1000000\n",
+                "memory/a/memory.usage_in_bytes": "700000\n",
+                "memory/a/memory.stat": "inactive_file 1\ntotal_inactive_file 200000\n",
+            },
+        ),
+    ],
+)
+def test_free_memory_is_what_the_container_has_left(tmp_path, line, files):
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(line + "\n")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available_memory(tmp_path / "proc", tmp_path) == 500_000
+    (tmp_path / "proc/self/cgroup").write_text("0::/without-limit\n")
+    assert available_memory(tmp_path / "proc", tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
 
 
 # Cancel at any time
