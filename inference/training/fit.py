@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
+import psutil
 import torch
 from torch import Tensor
 
