@@ -215,6 +215,7 @@ def build() -> SimpleNamespace:
             "roll_back": version.model_id,
             "api_version": version.pk,
             "api_prediction": prediction.pk,
+            "prediction": prediction.pk,
             "prediction_": prediction.pk,
             "evaluation": evaluation.pk,
             "api_evaluation": evaluation.pk,

@@ -53,7 +53,20 @@ class RunModelSerializer(serializers.Serializer):
     studies = serializers.ListField(child=serializers.IntegerField(), required=False, allow_empty=False)
     priority = PriorityField(required=False, default=Job.Priority.NORMAL)
 
+    inputs = serializers.DictField(
+        child=serializers.DictField(child=serializers.IntegerField()),
+        required=False,
+        help_text="Series chosen by hand: study → name of the model's input → series (ids); with studies only",
+    )
+
+    def validate_inputs(self, value: dict[str, dict[str, int]]) -> dict[int, dict[str, int]]:
+        if not all(study.isdigit() for study in value):
+            raise serializers.ValidationError("The keys are ids of studies.")
+        return {int(study): choice for study, choice in value.items()}
+
     def validate(self, attrs: dict) -> dict:
+        if "inputs" in attrs and "studies" not in attrs:
+            raise serializers.ValidationError("Inputs can be chosen for studies, not for a cohort.")
         if ("cohort" in attrs) == ("studies" in attrs):
             raise serializers.ValidationError("Give either cohort or studies.")
         return attrs
@@ -123,6 +136,7 @@ class PredictionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewse
                 cohort=cohort,
                 split=split,
                 studies=studies,
+                by_hand=values.get("inputs"),
                 by=user_of(request),
                 priority=values["priority"],
             )

@@ -184,7 +184,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["job_retry", "api_job-retry"], by_service("job.retry", JOB)),
     **dict.fromkeys(["job_priority", "api_job-priority"], by_service("job.prioritise", JOB)),
     **dict.fromkeys(
-        ["prediction_explain", "api_prediction-explain"], Rule("prediction.view", PREDICTION, READ_SECONDS)
+        ["prediction", "prediction_explain", "api_prediction-explain"],
+        Rule("prediction.view", PREDICTION, READ_SECONDS),
     ),
     "api_prediction-detail": Rule("prediction.view", PREDICTION, READ_SECONDS),
     **dict.fromkeys(["evaluation", "api_evaluation-detail"], Rule("evaluation.view", EVALUATION, READ_SECONDS)),

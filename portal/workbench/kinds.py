@@ -187,7 +187,7 @@ def _predictions(job: Job, found: About) -> None:
     if not any(name == "Version" for name, _, _ in found.facts):
         found.facts.append(("Version", str(first.version), reverse("version", args=[first.version_id])))
     stored = f"{count} {'study has its result' if count == 1 else 'studies have their results'}"
-    found.results.append(("studies", f"{stored} in the archive", _address("studies")))
+    found.results.append(("studies", f"{stored} in the archive", _address("job_results", job.pk)))
     found.kept = f"{stored} in the archive already; running the job again goes on with the others."
     found.lost = f"{stored} already and keep{'s' if count == 1 else ''} {'it' if count == 1 else 'them'}."
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from django import forms
 
+from inference.errors import PredictionError
+from inference.prediction import inputs
 from inference.registry.models import ModelVersion, Stage
 from portal.accounts.models import Project, User
 from portal.accounts.permissions import Action, projects_where
@@ -18,7 +21,7 @@ from portal.workbench.training_form import (
     references_for,
 )
 from studies.cohorts.models import Cohort, ReferenceStandard, Split
-from studies.models import Study
+from studies.models import Series, Study
 
 EVERY_CASE = [("", "Every case"), (Split.TEST, "Test patients"), (Split.VALIDATION, "Validation patients"),
               (Split.TRAIN, "Training patients")]  # fmt: skip
@@ -34,6 +37,28 @@ def versions_for(user: User, project: Project | None):
     if project is not None:
         versions = versions.filter(model__project=project)
     return versions.exclude(stage=Stage.RETIRED).select_related("model__project").order_by("model__name", "-number")
+
+
+@dataclass
+class InputChoice:
+    """One input of the model for one study: a list of its series."""
+
+    field: str
+    name: str
+    options: list[tuple[int, str]]
+    chosen: int | None
+
+
+@dataclass
+class StudyChoice:
+    """A study whose series can be chosen by hand. problem: why none was chosen by itself."""
+
+    study: Study
+    inputs: list[InputChoice]
+    problem: str
+
+
+MOST_BY_HAND = 20  # studies of which a form asks for the series
 
 
 class RunForm(forms.Form):
@@ -54,6 +79,7 @@ class RunForm(forms.Form):
     def __init__(self, *arguments: Any, user: User, project: Project | None, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.user = user
+        self.choices: list[StudyChoice] = []
         self.fields["version"].queryset = versions_for(user, project)  # type: ignore[attr-defined]
         self.fields["cohort"].queryset = cohorts_for(user, project)  # type: ignore[attr-defined]
         choose_only(self, "version", "cohort")
@@ -82,7 +108,52 @@ class RunForm(forms.Form):
             cleaned["chosen"] = self.chosen_studies()
             if not cleaned["chosen"]:
                 self.add_error("where", "No study is selected: select studies in the worklist, then “Run model”.")
+            elif version is not None:
+                cleaned["by_hand"] = self._choose(version, cleaned["chosen"])
         return cleaned
+
+    def _choose(self, version: ModelVersion, studies: list[Study]) -> dict[int, dict[str, int]]:
+        """What was chosen by hand; asks for what is missing, and for everything where that was the button."""
+        by_hand: dict[int, dict[str, int]] = {}
+        self.choices = []
+        asked = "choose" in self.data
+        if len(studies) > MOST_BY_HAND:
+            if asked:
+                self.add_error("where", f"Series can be chosen by hand for at most {MOST_BY_HAND} studies at once.")
+            return by_hand
+        for study in studies:
+            chosen = self._chosen(version, study)
+            problem = ""
+            try:
+                inputs.choose(version.manifest, study, by_hand=chosen)
+            except PredictionError as error:
+                problem = error.cause
+            if chosen:
+                by_hand[study.pk] = chosen
+            if (problem or chosen or asked) and (series := inputs.images_of(study)):
+                self.choices.append(StudyChoice(study, self._inputs(version, study, series, chosen), problem))
+        if asked or any(choice.problem for choice in self.choices):
+            self.add_error("where", "Choose the series below, then run.")
+        return by_hand
+
+    def _chosen(self, version: ModelVersion, study: Study) -> dict[str, int]:
+        found = {}
+        for number, name in enumerate(inputs.names(version.manifest)):
+            value = self.data.get(f"input-{study.pk}-{number}", "")
+            if value.isdigit():
+                found[name] = int(value)
+        return found
+
+    @staticmethod
+    def _inputs(version: ModelVersion, study: Study, series: list[Series], chosen: dict[str, int]) -> list[InputChoice]:
+        options = [
+            (one.pk, f"{one.series_description or 'No description'} ({one.modality}, {one.number_of_instances} images)")
+            for one in series
+        ]
+        return [
+            InputChoice(f"input-{study.pk}-{number}", name, options, chosen.get(name))
+            for number, name in enumerate(inputs.names(version.manifest))
+        ]
 
 
 class EvaluateForm(forms.Form):

@@ -26,7 +26,7 @@ def run_create(request: HttpRequest) -> HttpResponse:
             target = (
                 {"cohort": data["cohort"], "split": data["split"]}
                 if data["where"] == "cohort"
-                else {"studies": data["chosen"]}
+                else {"studies": data["chosen"], "by_hand": data.get("by_hand")}
             )
             try:
                 job = prediction.start(data["version"], by=request.user, priority=data["priority"], **target)

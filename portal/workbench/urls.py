@@ -7,6 +7,7 @@ from portal.workbench import (
     explanation_views,
     job_views,
     model_views,
+    prediction_views,
     preprocessing_views,
     registry_views,
     run_views,
@@ -57,6 +58,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
         name="cross_validation_export",
     ),
     path("runs/new/", run_views.run_create, name="run_create"),
+    path("predictions/<int:pk>/", prediction_views.prediction, name="prediction"),
+    path("jobs/<int:pk>/results/", prediction_views.job_results, name="job_results"),
     path("predictions/<int:pk>/explain/", explanation_views.prediction_explain, name="prediction_explain"),
     path("evaluations/new/", run_views.evaluate_create, name="evaluate_create"),
 ]

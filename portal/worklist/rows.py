@@ -7,6 +7,7 @@ from datetime import date
 
 from django.db.models import Count, QuerySet, Sum
 
+from inference.prediction import answers
 from inference.prediction.models import Prediction
 from inference.registry.models import Model
 from portal.accounts.models import Project, Role, User
@@ -49,10 +50,8 @@ def said(prediction: Prediction) -> tuple[str, str]:
     task = prediction.version.model.task
     if task == Model.Task.SEGMENTATION:
         return "ok", "Segmented" if prediction.segmentation_id else "Nothing found"
-    if prediction.scores:
-        name, score = max(prediction.scores.items(), key=lambda item: item[1])
-        return "info", f"{name} {score:.2f}"
-    return "ok", "Result ready"
+    answer = answers.of(prediction)
+    return answer.status, answer.words
 
 
 def in_order(keys: list[int], user: User) -> list[Study]:

@@ -25,6 +25,13 @@ class Command(JobCommand):
         parser.add_argument(
             "--study", action="append", default=[], help="StudyInstanceUID, instead of a cohort; repeat"
         )
+        parser.add_argument(
+            "--series",
+            action="append",
+            default=[],
+            metavar="INPUT=UID",
+            help="SeriesInstanceUID for an input of the model, chosen by hand for the one --study; repeat",
+        )
         self.add_job_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -39,6 +46,7 @@ class Command(JobCommand):
                 cohort=cohort,
                 split=options["split"],
                 studies=studies,
+                by_hand=self._by_hand(studies, options["series"]),
                 by=by,
                 priority=self.priority_of(options),
             )
@@ -56,6 +64,20 @@ class Command(JobCommand):
                     self.stdout.write(f"  {case['name']}: {case['cause']} {case['next_step']}")
         if found["failed"] and found["failed"] == len(found["cases"]):
             raise CommandError("The model could not be run on any case; see the causes.")
+
+    def _by_hand(self, studies: list[Study] | None, chosen: list[str]) -> dict[int, dict[str, int]] | None:
+        if not chosen:
+            return None
+        if studies is None or len(studies) != 1:
+            raise CommandError("--series chooses the series of one study: give one --study.")
+        series = dict(studies[0].series.values_list("series_instance_uid", "pk"))
+        found = {}
+        for text in chosen:
+            name, _, uid = text.rpartition("=")
+            if not name or uid not in series:
+                raise CommandError(f"{text!r} is not INPUT=SeriesInstanceUID with a series of the study.")
+            found[name] = series[uid]
+        return {studies[0].pk: found}
 
     def _studies(self, project_id: int, uids: list[str]) -> list[Study]:
         studies = list(Study.objects.filter(project_id=project_id, study_instance_uid__in=uids))
