@@ -12,15 +12,17 @@ from inference.training.api import CrossValidationViewSet, TrainingRunViewSet
 from inference.tuning.api import LearningRateViewSet, SettingsSearchViewSet
 from portal.annotation.api import CampaignViewSet
 from portal.pacs.api import NodeViewSet
+from portal.routing.api import RoutedStudyViewSet, RoutingRuleViewSet
 from portal.trail.api import AuditViewSet
 from portal.worklist.export_api import ExportViewSet
-from studies.api import ImportViewSet, SeriesViewSet, StudyViewSet
+from portal.worklist.leaving_api import StudiesViewSet
+from studies.api import ImportViewSet, SeriesViewSet
 from studies.cohorts.api import CohortViewSet, ReferenceViewSet
 from studies.cohorts.clinical_api import PairViewSet, TableViewSet, ValueViewSet, VariableViewSet
 from studies.refusal_api import RefusalViewSet
 
 router = DefaultRouter()
-router.register("studies", StudyViewSet, basename="api_study")
+router.register("studies", StudiesViewSet, basename="api_study")
 router.register("series", SeriesViewSet, basename="api_series")
 router.register("import", ImportViewSet, basename="api_import")
 router.register("refusals", RefusalViewSet, basename="api_refusal")
@@ -41,6 +43,8 @@ router.register("settings-searches", SettingsSearchViewSet, basename="api_settin
 router.register("learning-rates", LearningRateViewSet, basename="api_learning_rate")
 router.register("predictions", PredictionViewSet, basename="api_prediction")
 router.register("evaluations", EvaluationViewSet, basename="api_evaluation")
+router.register("routing-rules", RoutingRuleViewSet, basename="api_rule")
+router.register("routed-studies", RoutedStudyViewSet, basename="api_routed")
 router.register("audit", AuditViewSet, basename="api_audit")
 router.register("campaigns", CampaignViewSet, basename="api_campaign")
 

@@ -9,6 +9,7 @@ urlpatterns = [
     path("", include("portal.worklist.urls")),  # studies, patients, upload, cohorts
     path("", include("portal.pacs.urls")),  # other imaging systems
     path("", include("portal.workbench.urls")),  # models, training, jobs
+    path("", include("portal.routing.urls")),  # rules that run models when studies come in
     path("", include("portal.annotation.urls")),  # campaigns, reading, /dicomweb/tasks/
     path("", include("portal.trail.urls")),  # the audit trail
     path("", include("portal.demo.urls")),  # the demonstration

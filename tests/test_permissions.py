@@ -16,6 +16,8 @@ from django.urls import URLResolver, get_resolver
 from django.utils import timezone
 
 from inference.jobs.models import Job
+from inference.routing import rules
+from inference.routing.models import RoutedStudy
 from inference.training import previews
 from inference.training.config import check
 from inference.training.models import CrossValidation, TrainingRun
@@ -176,6 +178,14 @@ def build() -> SimpleNamespace:
         b"PatientID,CRP\nP0,5\n", project=project, purpose="variables", name="labs.csv", by=manager
     )
     variable = ClinicalVariable.objects.create(project=project, name="Stage", kind="category")
+    rule = rules.create(
+        project, by=manager, name="Organs", version=version, push=True, node=node,
+        conditions={"modality": ["CT"], "study_description": {"how": "contains", "text": "test"}},
+    )  # fmt: skip
+    routed = RoutedStudy.objects.create(
+        rule=rule, rule_name=rule.name, study=study, outcome="present", version=version, image=series[0], node=node,
+        number_of_instances=2, prediction=prediction, told=True, push="failed", push_cause="The remote did not answer.",
+    )  # fmt: skip
     return SimpleNamespace(
         users=users,
         project=project,
@@ -197,6 +207,10 @@ def build() -> SimpleNamespace:
             "api_refusal": refusal.pk,
             "node_": node.pk,
             "api_node": node.pk,
+            "rule": rule.pk,
+            "api_rule": rule.pk,
+            "routed_": routed.pk,
+            "api_routed": routed.pk,
             "export": export.pk,
             "api_export": export.pk,
             "cohort": cohort.pk,
@@ -260,6 +274,14 @@ def build() -> SimpleNamespace:
             "theme": {"theme": "light"},
             "studies": {"q": "x"},
             "study_move": {"project": project.slug},
+            "api_study-move": {"project": project.slug},
+            "rule_create": {"project": project.slug},
+            "rule_preview": {"project": project.slug},
+            "rule_run": {"days": "30"},
+            "api_rule-list": {"project": project.slug, "name": "Other", "version": version.pk},
+            "api_rule-try": {"project": project.slug, "version": version.pk},
+            "api_rule-move": {"up": True},
+            "api_rule-run": {"days": "30", "confirm": 0},
             "exports": {"project": project.slug},
             "reidentify": {"project": project.slug, "pseudonym": "RR-NOBODY"},
             "cohort_create": {"project": project.slug, "name": "Other"},

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _LOCK = 0x51C2  # any fixed number: one worker routes at a time
 TURN_SECONDS = 20.0  # the next turn goes on
 STUDIES_OF_A_JOB = 50
-MOST_AT_ONCE = 2000  # studies that “run on these now” takes
+MOST_AT_ONCE = 500  # studies that “run on these now” takes
 Outcome, Push = RoutedStudy.Outcome, RoutedStudy.Push
 
 
@@ -153,7 +153,7 @@ def note_results() -> int:
     open_rows = RoutedStudy.objects.filter(told=False, job__state=Job.State.SUCCEEDED)
     count = 0
     for row in open_rows.select_related("job").order_by("pk")[:1000]:
-        found = Prediction.objects.filter(version=row.version_id, image=row.image_id).first()
+        found = _result_of(row)
         values: dict[str, Any] = {"told": True, "prediction": found}
         if found is None:
             values["reason"] = _why_without_result(row)[:300]
@@ -161,6 +161,12 @@ def note_results() -> int:
                 values |= {"push": Push.FAILED, "push_cause": "There is no result to send."}
         count += RoutedStudy.objects.filter(pk=row.pk, told=False).update(**values)
     return count
+
+
+def _result_of(row: RoutedStudy) -> Prediction | None:
+    """Of a model with several inputs the result may name another image than the one that the rule was asked about."""
+    found = Prediction.objects.filter(version=row.version_id, study=row.study_id)
+    return found.filter(image=row.image_id).first() or found.filter(job=row.job_id, job__isnull=False).first()
 
 
 def _why_without_result(row: RoutedStudy) -> str:
@@ -211,7 +217,7 @@ def _row(rule: RoutingRule, decision: Decision, by: User | None) -> RoutedStudy:
 
 def _retire(row: RoutedStudy, before: RoutedStudy, by: User | None) -> None:
     """The image has changed since it was run: its result is deleted, which knows nothing of the new images."""
-    found = Prediction.objects.filter(version=before.version_id, image=before.image_id).first()
+    found = _result_of(before)
     if found is not None:
         try:
             results.withdraw(found, by=by)

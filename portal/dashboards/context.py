@@ -64,6 +64,7 @@ PLACES = (
         ("training_create", "training_compare", "cross_validation", "against_traditional"),
         more=True,
     ),
+    Place("Routing", "rules", "split", "Models", ("rule", "rule_create", "rule_edit", "rule_try"), more=True),
     Place("Jobs", "jobs", "job", "Models", ("job",), more=True),
     Place("Evaluation", "evaluations", "evaluation", "Models", ("evaluation", "evaluate_create")),
 )

@@ -30,6 +30,8 @@ PAIR = Subject("duplicates.Pair", "one__study__project_id")
 JOB = Subject("jobs.Job", "project_id")
 MODEL = Subject("registry.Model", "project_id")
 VERSION = Subject("registry.ModelVersion", "model__project_id")
+RULE = Subject("routing.RoutingRule", "project_id")
+ROUTED = Subject("routing.RoutedStudy", "study__project_id", "study__patient_id")
 PREDICTION = Subject("prediction.Prediction", "study__project_id", "study__patient_id")
 EVALUATION = Subject("evaluation.Evaluation", "version__model__project_id")
 CROSS_VALIDATION = Subject("training.CrossValidation", "project_id")
@@ -78,7 +80,8 @@ RULES: dict[str, Rule] = {
     # Images
     "study": Rule("study.view", STUDY),
     "study_leave": Rule("study.view", STUDY, READ_SECONDS),
-    "api_study-detail": Rule("study.view", STUDY, READ_SECONDS),
+    **dict.fromkeys(["api_study-detail", "api_study-stakes"], Rule("study.view", STUDY, READ_SECONDS)),
+    "api_study-move": by_service("study.move", STUDY),
     "api_series-detail": Rule("series.view", SERIES, READ_SECONDS),
     "patient": Rule("patient.view", PATIENT),
     "study_thumbnail": Rule("study.thumbnail", STUDY, THUMBNAIL_SECONDS),
@@ -190,6 +193,16 @@ RULES: dict[str, Rule] = {
     "api_prediction-detail": Rule("prediction.view", PREDICTION, READ_SECONDS),
     **dict.fromkeys(["evaluation", "api_evaluation-detail"], Rule("evaluation.view", EVALUATION, READ_SECONDS)),
     "evaluation_cases": Rule("evaluation.export", EVALUATION),
+    # Routing: what a rule does, and every change, is recorded by the services
+    **dict.fromkeys(["rules", "api_rule-list", "api_routed-list"], LIST),
+    **dict.fromkeys(["rule", "api_rule-detail", "rule_edit"], Rule("rule.view", RULE, READ_SECONDS)),
+    **dict.fromkeys(["rule_try", "api_rule-dry-run"], Rule("rule.try", RULE, READ_SECONDS)),
+    **dict.fromkeys(["rule_preview", "api_rule-try", "rule_create"], LIST),
+    **dict.fromkeys(["rule_switch", "rule_move", "rule_delete"], by_service("rule.change", RULE)),
+    **dict.fromkeys(["api_rule-enable", "api_rule-disable", "api_rule-move"], by_service("rule.change", RULE)),
+    **dict.fromkeys(["rule_run", "api_rule-run"], by_service("rule.run", RULE)),
+    "api_routed-detail": Rule("rule.view", ROUTED, READ_SECONDS),
+    **dict.fromkeys(["routed_resend", "api_routed-resend"], by_service("study.resend", ROUTED)),
     # Projects and people
     "project": Rule("project.view", PROJECT, READ_SECONDS),
     "member_set": by_service("member.set", PROJECT),

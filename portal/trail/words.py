@@ -21,6 +21,17 @@ WORDS = {
     "study.delete": "Study deleted",
     "study.move": "Study moved to another project",
     "prediction.view": "Model result seen",
+    "study.route": "Study routed to a model",
+    "study.resend": "Result sent again",
+    "rule.create": "Routing rule made",
+    "rule.change": "Routing rule changed",
+    "rule.enable": "Routing rule switched on",
+    "rule.disable": "Routing rule switched off",
+    "rule.move": "Routing rule moved",
+    "rule.remove": "Routing rule deleted",
+    "rule.run": "Routing rule run on the archive",
+    "rule.try": "Routing rule tried out",
+    "rule.view": "Routing rule seen",
     "prediction.delete": "Model result deleted",
     "node.search": "Another archive searched",
     "user.create": "Account made",
@@ -94,6 +105,7 @@ GROUPS = (
     ("campaign", "Campaigns"),
     ("task", "Reading"),
     ("version", "Model versions"),
+    ("rule", "Routing rules"),
     ("evaluation", "Evaluations"),
     ("job", "Jobs"),
     ("audit", "Audit trail"),
@@ -112,6 +124,7 @@ ROUTES = {
     "registry.modelversion": "version",
     "evaluation.evaluation": "evaluation",
     "jobs.job": "job",
+    "routing.routingrule": "rule",
 }
 NAMES = {
     "studies.importbatch": "import",
@@ -120,6 +133,8 @@ NAMES = {
     "annotation.task": "reading task",
     "registry.modelversion": "model version",
     "accounts.apitoken": "token",
+    "routing.routingrule": "routing rule",
+    "routing.routedstudy": "routed study",
     "training.trainingrun": "training run",
 }
 
