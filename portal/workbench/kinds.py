@@ -11,6 +11,8 @@ from django.urls import NoReverseMatch, reverse
 
 from inference.explanation.settings import METHODS
 from inference.jobs.models import Job
+from inference.routing.models import RoutedStudy
+from portal.workbench import rounds as tables
 from portal.workbench import tuning
 from studies.cohorts.models import Case, Split
 
@@ -62,6 +64,7 @@ def about(job: Job) -> About:
         _preview,
         _evaluation,
         _predictions,
+        _routing,
         _explanation,
         _transfers,
         _pictures,
@@ -190,6 +193,11 @@ def _predictions(job: Job, found: About) -> None:
     found.results.append(("studies", f"{stored} in the archive", _address("job_results", job.pk)))
     found.kept = f"{stored} in the archive already; running the job again goes on with the others."
     found.lost = f"{stored} already and keep{'s' if count == 1 else ''} {'it' if count == 1 else 'them'}."
+
+
+def _routing(job: Job, found: About) -> None:
+    names = RoutedStudy.objects.filter(job=job, rule__isnull=False).values_list("rule", "rule_name").distinct()
+    found.facts += [("Rule", name, _address("rule", key)) for key, name in names.order_by("rule_name")]
 
 
 def _explanation(job: Job, found: About) -> None:

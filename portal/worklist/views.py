@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from django.db.models import Prefetch
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.urls import reverse
@@ -11,6 +12,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from inference.prediction.models import Prediction
+from inference.routing.models import RoutedStudy
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
 from portal.worklist import filters, history
@@ -69,10 +71,12 @@ def study(request: HttpRequest, pk: int) -> HttpResponse:
         .prefetch_related("quality_findings")
         .order_by("series_number", "id")
     )
+    routed = RoutedStudy.objects.filter(current=True).select_related("rule", "node", "push_job")
     results = list(
         Prediction.objects.visible_to(user)
         .filter(study=study)
         .select_related("version__model", "image", "job__created_by")
+        .prefetch_related(Prefetch("routed", routed.order_by("pk")))
         .order_by("-created_at", "-id")
     )
     context = {

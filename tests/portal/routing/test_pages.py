@@ -6,12 +6,14 @@ import pytest
 from django.urls import reverse
 
 from inference.jobs.models import Job
+from inference.prediction.models import Prediction
 from inference.registry.models import Stage
 from inference.routing import rules, services
 from inference.routing.models import RoutedStudy, RoutingRule
 from portal.accounts.audit.models import AuditEvent
 from portal.accounts.models import Role
 from studies.dimse import nodes
+from studies.models import Origin, Series
 from tests.factories import ProjectFactory, make_ct_series, member
 from tests.portal.rows import version_row
 
@@ -211,3 +213,21 @@ def test_members_look_and_others_see_nothing(client, project, version):
     client.force_login(member(ProjectFactory(slug="other"), Role.MANAGER))
     assert "Lungs" not in client.get(reverse("rules")).content.decode()
     assert client.get(reverse("rule", args=[rule.pk])).status_code == 404
+
+
+def test_a_study_says_which_rule_ran_and_whether_its_result_was_sent(client, engineer, project, version, pacs):
+    series = make_ct_series(project, 2)
+    rule = rules.create(project, by=None, name="Lungs", version=version, push=True, node=pacs)
+    services.run_now(rule, [series.study_id], by=engineer)
+    row = RoutedStudy.objects.get()
+    mask = Series.objects.create(study=series.study, series_instance_uid="1.2.3", modality="SEG", origin=Origin.MODEL)
+    result = Prediction.objects.create(version=version, study=series.study, image=series, segmentation=mask)
+    RoutedStudy.objects.update(prediction=result, told=True, push="failed", push_cause="The remote did not answer.")
+    page = client.get(reverse("study", args=[series.study_id])).content.decode()
+    assert reverse("rule", args=[rule.pk]) in page
+    assert "The remote did not answer." in page
+    response = client.post(reverse("routed_resend", args=[row.pk]), {"next": "study"})
+    assert response.url == reverse("study", args=[series.study_id])
+    row.refresh_from_db()
+    assert (row.push, row.push_cause) == ("waiting", "")
+    assert reverse("rule", args=[rule.pk]) in client.get(reverse("job", args=[row.job_id])).content.decode()
