@@ -131,7 +131,8 @@ def build() -> SimpleNamespace:
         finished_at=timezone.now(),
     )  # fmt: skip
     config = check({"name": "organs", "training": {"patch": [16, 16, 16]}})
-    training = TrainingRun.objects.create(project=project, name="Run", config=config, reference=reference)
+    trained = Job.objects.create(project=project, task="inference.training.tasks.train", title="Train", queue="train")
+    training = TrainingRun.objects.create(project=project, name="Run", config=config, reference=reference, job=trained)
     validation = CrossValidation.objects.create(
         project=project,
         name="Rounds",
@@ -240,6 +241,7 @@ def build() -> SimpleNamespace:
             "cross_validation": validation.pk,
             "api_cross_validation": validation.pk,
             "api_settings_search": search.pk,
+            "job_export": trained.pk,
             "preprocessing_": series[0].pk,
             "preprocessing_of_cohort": cohort.pk,
             "campaign": campaign.pk,

@@ -9,7 +9,7 @@ from typing import Any
 from inference.evaluation import classification
 from inference.jobs.run import Run
 from inference.jobs.task import job_task, periodic
-from inference.training import cases, class_cases, crossvalidation, previews, services, sets
+from inference.training import cases, class_cases, crossvalidation, exporting, previews, services, sets
 from inference.training.config import Config
 from inference.training.models import CrossValidation, TrainingRun
 from studies.cohorts.models import ReferenceLabel, Split
@@ -167,6 +167,13 @@ def cross_validate(run: Run) -> dict[str, Any]:
         result = crossvalidation.report(validation)
         run.finish(result)
     return result
+
+
+@job_task(queue="io", max_attempts=3)
+def export_run(run: Run) -> dict[str, Any]:
+    """Parameters, curves and figures of a training run to the MLflow server."""
+    runs = TrainingRun.objects.select_related("project", "job", "version", "reference")
+    return exporting.export(runs.get(pk=run.parameters["training_run"]), run.check)
 
 
 @job_task(queue="default", max_attempts=1, time_limit=180)

@@ -276,4 +276,8 @@ CELERY_BEAT_SCHEDULE = {
     },
 }
 
+# Where training runs may be exported to, on request.
+MLFLOW_TRACKING_URI = env.text("MLFLOW_TRACKING_URI").rstrip("/")
+MLFLOW_TRACKING_TOKEN = env.text("MLFLOW_TRACKING_TOKEN")
+
 LOGGING = logging_settings(level=env.text("LOG_LEVEL", "INFO"), messages=env.switch("LOG_EXCEPTION_MESSAGES", False))

@@ -175,6 +175,7 @@ RULES: dict[str, Rule] = {
     "api_settings_search-train": by_service("settings.use", TUNING),
     "job_train": by_service("settings.use", JOB),
     "training_toml": Rule("job.view", TRAINING, READ_SECONDS),
+    "job_export": by_service("job.submit", JOB),
     "api_training_run-detail": Rule("job.view", TRAINING, READ_SECONDS),
     **dict.fromkeys(["training_runs", "training_compare", "training_compare_export", "training_check"], LIST),
     "cross_validation": Rule("job.view", CROSS_VALIDATION, READ_SECONDS),

@@ -12,7 +12,7 @@ from django.urls import NoReverseMatch, reverse
 from inference.explanation.settings import METHODS
 from inference.jobs.models import Job
 from inference.routing.models import RoutedStudy
-from portal.workbench import rounds as tables
+from inference.training import exporting
 from portal.workbench import tuning
 from studies.cohorts.models import Case, Split
 
@@ -25,6 +25,7 @@ WORDS = {
     "evaluate": "Evaluation",
     "cross_validate": "Cross-validation",
     "preview_preprocessing": "Preview of preprocessing",
+    "export_run": "Export to MLflow",
     "search_settings": "Search for settings",
     "find_learning_rate": "Learning rate",
     "measure_overlaps": "Agreement of readers",
@@ -46,6 +47,7 @@ class About:
     validation_cases: int = 0
     search: dict = field(default_factory=dict)  # trials of a search for settings
     classical: int = 0  # training run whose settings can be compared with classical methods
+    exportable: bool = False  # a training run that may go to MLflow
     failed_cases: list[dict] = field(default_factory=list)  # name, cause, next_step
 
 
@@ -102,6 +104,7 @@ def _training(job: Job, found: About) -> None:
     if device := run.environment.get("device"):
         found.facts.append(("Device", str(device), ""))
     if run.version is not None:
+        found.exportable = exporting.configured()
         found.results.append(("model", f"Version {run.version}", reverse("version", args=[run.version.pk])))
         found.results.append(
             ("evaluation", "Evaluate it on a cohort", f"{reverse('evaluate_create')}?version={run.version.pk}")

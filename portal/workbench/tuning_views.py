@@ -10,6 +10,8 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from inference.errors import InferenceError
 from inference.jobs.models import Job
+from inference.training import exporting
+from inference.training.models import TrainingRun
 from inference.tuning import services
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
@@ -68,6 +70,21 @@ def job_train(request: HttpRequest, pk: int) -> HttpResponse:
         messages.warning(request, f"{error.cause} {error.next_step}")
         return redirect("job", pk=pk)
     return redirect("job", pk=run.job_id)
+
+
+@require_POST
+def job_export(request: HttpRequest, pk: int) -> HttpResponse:
+    """Export the training run of a job to MLflow, as a job of its own."""
+    job = get_object_or_404(Job.objects.visible_to(request.user).select_related("project"), pk=pk)
+    if not may(request.user, Action.RUN, job.project):
+        raise PermissionDenied
+    run = get_object_or_404(TrainingRun.objects.visible_to(request.user).select_related("project"), job=job)
+    try:
+        made = exporting.start(run, by=request.user)
+    except InferenceError as error:
+        messages.warning(request, f"{error.cause} {error.next_step}")
+        return redirect("job", pk=pk)
+    return redirect("job", pk=made.pk)
 
 
 def _show(request: HttpRequest, form: TuningForm, *, preset: str = "", status: int = 200) -> HttpResponse:

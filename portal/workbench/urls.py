@@ -24,6 +24,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("jobs/<int:pk>/retry/", job_views.job_retry, name="job_retry"),
     path("jobs/<int:pk>/priority/", job_views.job_priority, name="job_priority"),
     path("jobs/<int:pk>/train/", tuning_views.job_train, name="job_train"),
+    path("jobs/<int:pk>/mlflow/", tuning_views.job_export, name="job_export"),
     path("models/", model_views.models, name="models"),
     path("models/import/", registry_views.model_import, name="model_import"),
     path("models/ensembles/new/", registry_views.ensemble_create, name="ensemble_create"),
