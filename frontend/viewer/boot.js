@@ -43,6 +43,10 @@
         // Classic binary SEG without compression, which every PACS reads.
         "segmentation.store.defaultMode": { $set: "bitmap" },
         "segmentation.store.transferSyntaxUID": { $set: "1.2.840.10008.1.2.1" },
+        // OHIF fails on what a report says of an image as a whole; without a place nothing is drawn.
+        onBeforeSRAddMeasurement: {
+          $set: ({ measurement }) => (measurement.coords?.length ? measurement : { ...measurement, coords: [{}] }),
+        },
       },
     },
     showStudyList: false,

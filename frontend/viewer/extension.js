@@ -1,9 +1,10 @@
-// Our OHIF extension: the panel of results, the overlay of model results at opening, maps over the images.
+// Our OHIF extension: the panel of results, the overlay of model results at opening, maps over the images, reports.
 
 import { Overlays } from "./overlays.js";
 import { Drawing } from "./drawing.js";
 import { HeatMaps } from "./maps.js";
 import { mountPanel } from "./panel.js";
+import { Reports } from "./reports.js";
 
 export const EXTENSION = "readroom";
 export const PANEL = `${EXTENSION}.panelModule.results`;
@@ -23,6 +24,7 @@ function host(mount) {
 
 let overlays;
 let maps;
+let reports;
 
 export default {
   id: EXTENSION,
@@ -33,21 +35,24 @@ export default {
     // For the reading page around us and for tests.
     window.readroom.overlays = overlays;
     maps = window.readroom.maps = new HeatMaps(ohif, overlays);
+    reports = window.readroom.reports = new Reports(ohif, overlays);
     window.readroom.drawing = new Drawing(ohif);
   },
 
   onModeEnter() {
     overlays.start();
     maps.start();
+    reports.start();
   },
 
   onModeExit() {
     overlays.stop();
     maps.stop();
+    reports.stop();
   },
 
   getPanelModule() {
-    const component = () => host((node) => mountPanel(node, overlays, maps));
+    const component = () => host((node) => mountPanel(node, overlays, maps, reports));
     return [{ name: "results", iconName: "tab-segmentation", iconLabel: "Results", label: "Results", component }];
   },
 };

@@ -2,7 +2,9 @@
 //
 // It lives in a shadow tree, so that our design tokens and OHIF's style sheet do not meet.
 
+import { element, icon } from "./elements.js";
 import { CAUTION, gradient, legendEnds } from "./maps.js";
+import { REPORT_STYLE, reportArticle } from "./findings.js";
 
 const KINDS = {
   model: { title: "AI results", tag: "AI", icon: "model" },
@@ -40,58 +42,41 @@ async function styles() {
     }),
   ).then((loaded) => {
     const own = new CSSStyleSheet();
-    own.replaceSync(OWN_STYLE);
+    own.replaceSync(OWN_STYLE + REPORT_STYLE);
     return [...loaded, own];
   });
   return sheets;
 }
 
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value === false || value === null) continue;
-    made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children);
-  return made;
-}
-
-function icon(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("class", "i");
-  svg.setAttribute("aria-hidden", "true");
-  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  use.setAttribute("href", `${window.readroom.icons}#i-${name}`);
-  svg.append(use);
-  return svg;
-}
-
-export async function mountPanel(node, overlays, maps) {
+export async function mountPanel(node, overlays, maps, reports) {
   if (node.shadowRoot) return;
   const root = node.attachShadow({ mode: "open" });
   root.adoptedStyleSheets = await styles();
   const box = element("div", { class: "results", "data-theme": "dark" });
   root.append(box);
-  const draw = () => node.isConnected && render(box, overlays, maps);
+  const draw = () => node.isConnected && render(box, overlays, maps, reports);
   overlays.addEventListener("change", draw);
   maps.addEventListener("change", draw);
+  reports.addEventListener("change", draw);
   draw();
 }
 
-function render(box, overlays, maps) {
+function render(box, overlays, maps, reports) {
   const focused = box.getRootNode().activeElement?.dataset.item;
   const groups = Object.fromEntries(Object.keys(KINDS).map((kind) => [kind, []]));
-  for (const item of overlays.items) groups[KINDS[item.result?.origin] ? item.result.origin : "other"].push(item);
+  const kindOf = (item) => (KINDS[item.result?.origin] ? item.result.origin : "other");
+  for (const item of reports.items) groups[kindOf(item)].push(reportArticle(item, kindOf(item), reports, provenance(item.result, kindOf(item), item.description)));
+  for (const item of overlays.items) groups[kindOf(item)].push(article(item, kindOf(item), overlays));
   box.replaceChildren();
   if (overlays.failure) {
     box.append(element("div", { class: "note", "data-s": "bad", role: "alert" }, icon("bad"), element("div", {}, overlays.failure)));
   }
   for (const [kind, items] of Object.entries(groups)) {
     if (!items.length) continue;
-    box.append(element("h2", {}, KINDS[kind].title), ...items.map((item) => article(item, kind, overlays)));
+    box.append(element("h2", {}, KINDS[kind].title), ...items);
   }
   if (maps.items.length) box.append(element("h2", {}, "AI maps"), ...maps.items.map((item) => mapArticle(item, maps)));
-  if (!overlays.items.length && !maps.items.length && !overlays.failure) {
+  if (!overlays.items.length && !maps.items.length && !reports.items.length && !overlays.failure) {
     const text = overlays.results ? "No segmentation belongs to this study yet. Run a model on it, or have it read." : "Loading results";
     box.append(element("div", { class: "empty" }, element("p", { class: "muted small" }, text)));
   }
