@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-from io import StringIO
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
-from inference.evaluation.models import Evaluation
+from inference.evaluation.models import CaseResult, Evaluation
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
+from portal.dashboards import classes, matrix
 from portal.dashboards import evaluation as page
-from portal.dashboards import matrix
 from portal.dashboards.figures import FIGURES, NEEDS, SWITCH
+from portal.frame import spreadsheets
 
 
 @require_safe
@@ -46,16 +46,14 @@ def _evaluation(request: HttpRequest, pk: int) -> Evaluation:
 
 @require_safe
 def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
-    user = request.user
     evaluation = _evaluation(request, pk)
-    results, hidden = page.case_results(evaluation, user)
+    results, hidden = page.case_results(evaluation, request.user)
+    if evaluation.finished_at and evaluation.version.manifest["task"] == "classification":
+        return _classifier(request, evaluation, results, hidden)
     roc, roc_label, no_roc = page.roc(evaluation, results)
-    cases = {result.case_id for result in results}
     smallest = min((e.get("dice", {}).get("n") or 0 for e in evaluation.summary.values()), default=0)
     context = {
-        "evaluation": evaluation,
-        "project": evaluation.version.model.project,
-        "cohort": evaluation.reference.cohort,
+        **_shared(request, evaluation, results, hidden),
         "headline": page.headline(evaluation),
         "rows": page.figure_rows(evaluation),
         "charts": [
@@ -66,26 +64,50 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
         "roc": roc,
         "roc_label": roc_label,
         "no_roc": no_roc,
-        "results": results,
-        "case_count": len(cases),
-        "hidden": hidden,
         "worst": page.worst(results),
-        "warnings": matrix.overlap_warnings(evaluation),
-        "failed_cases": (evaluation.overlap or {}).get("failed_cases") or [],
         "few": 0 < smallest < NEEDS,
         "smallest": smallest,
-        "needs": NEEDS,
-        "may_run": may(user, Action.RUN, evaluation.version.model.project),
     }
     return render(request, "dashboards/evaluation.html", context)
+
+
+def _shared(request: HttpRequest, evaluation: Evaluation, results: list[CaseResult], hidden: int) -> dict[str, Any]:
+    """What the page of every kind of model shows."""
+    project = evaluation.version.model.project
+    return {
+        "evaluation": evaluation,
+        "project": project,
+        "cohort": evaluation.reference.cohort,
+        "results": results,
+        "case_count": len({result.case_id for result in results}),
+        "hidden": hidden,
+        "warnings": matrix.overlap_warnings(evaluation),
+        "failed_cases": (evaluation.overlap or {}).get("failed_cases") or [],
+        "needs": NEEDS,
+        "may_run": may(request.user, Action.RUN, project),
+    }
+
+
+def _classifier(request: HttpRequest, evaluation: Evaluation, results: list[CaseResult], hidden: int) -> HttpResponse:
+    """`?class=` and `?threshold=` choose the operating point that is looked at."""
+    shown = classes.context(evaluation, results, request.GET.get("class", ""), request.GET.get("threshold", ""))
+    n = shown["figures"].get("n", 0)
+    context = {
+        **_shared(request, evaluation, results, hidden),
+        **shown,
+        "few": 0 < n < NEEDS,
+        "smallest": n,
+    }
+    return render(request, "dashboards/evaluation_classes.html", context)
 
 
 @require_safe
 def evaluation_cases(request: HttpRequest, pk: int) -> HttpResponse:
     evaluation = _evaluation(request, pk)
     results, _ = page.case_results(evaluation, request.user)
-    text = StringIO()
-    csv.writer(text).writerows(page.csv_rows(results))
-    response = HttpResponse(text.getvalue(), content_type="text/csv; charset=utf-8")
-    response["Content-Disposition"] = f'attachment; filename="evaluation-{evaluation.pk}-cases.csv"'
-    return response
+    if evaluation.version.manifest["task"] == "classification":
+        names = classes.in_order(evaluation)
+        rows = classes.csv_rows(classes.rows(results, names), names)
+    else:
+        rows = page.csv_rows(results)
+    return spreadsheets.answer(rows, f"evaluation-{evaluation.pk}-cases")

@@ -120,15 +120,17 @@ def _cell(version, cohort, newest, going, metric: str, structure: str) -> Cell:
             return Cell("running", unfinished)
         return Cell("failed" if unfinished.job.state == Job.State.FAILED else "none", unfinished)
     cell = Cell("done", evaluation, warnings=overlap_warnings(evaluation))
+    # Dice is asked for first, and a classifier has none: its AUC stands in the cell, with its name.
+    own = metric == "dice" and version.manifest.get("task") == "classification"
     for name, figures in evaluation.summary.items():
         if structure and name != structure:
             continue
-        entry = figures.get(metric) or {}
+        entry = figures.get("auc" if own else metric) or {}
         n = entry.get("n") or 0
         known = entry.get("estimate") is not None
         enough = known and n >= NEEDS
         reason = "" if enough else (f"insufficient data (n={n}, needs {NEEDS})" if known else _why(entry))
-        cell.lines.append(Line(name, entry, enough, reason))
+        cell.lines.append(Line(f"AUC, {name}" if own else name, entry, enough, reason))
     estimates = [line.entry["estimate"] for line in cell.lines if line.enough]
     if estimates and len(estimates) == len(cell.lines):
         cell.step = step(min(estimates))
