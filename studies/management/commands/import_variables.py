@@ -18,11 +18,10 @@ from studies.cohorts.clinical import TableImport
 from studies.cohorts.errors import CohortError
 from studies.cohorts.table_imports import as_json
 from studies.cohorts.tables import Choices, Column
+from studies.management import tables
 from studies.tabular import reading
 from studies.tabular.problems import TableError
 from studies.tabular.values import DATE_ORDERS, DECIMAL_MARKS
-
-SHOWN = 200  # problems on the screen; --json has all
 
 
 class Command(BaseCommand):
@@ -59,17 +58,9 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print one JSON object for a program to read")
 
     def handle(self, *, file: Path, project: str, **options: Any) -> None:
-        chosen = Project.objects.filter(slug=project).first()
-        if chosen is None:
-            raise CommandError(f"There is no project “{project}”.")
-        by = User.objects.filter(username=options["user"]).first() if options["user"] else None
-        if options["user"] and by is None:
-            raise CommandError(f"There is no user “{options['user']}”.")
+        chosen, by = tables.project_of(project), tables.user_of(options["user"])
         reading_as = {key: options[key] for key in ("encoding", "delimiter", "sheet")}
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise CommandError(f"The file cannot be read: {error.strerror}.") from error
+        data = tables.bytes_of(file)
         try:
             table = reading.read(data, **reading_as)
             choices = self._choices(suggestions.suggest(table), options)
@@ -97,30 +88,11 @@ class Command(BaseCommand):
         return variables.commit(table, choices, project, record=record, by=by)
 
     def _choices(self, suggested: Choices, options: dict[str, Any]) -> Choices:
-        told: dict[str, tuple[str, str]] = {}
-        for text in options["column"]:
-            heading, _, kind = text.rpartition("=")
-            kind, _, unit = kind.partition(":")
-            if heading not in {column.name for column in suggested.columns}:
-                raise CommandError(f"The table has no column “{heading}”.")
-            told[heading] = (kind, unit)
         columns: list[Column] = []
-        for column in suggested.columns:
-            if column.name in told:
-                kind, unit = told[column.name]
-                column = replace(column, kind=kind, unit=unit or column.unit)
+        for column in tables.columns_of(suggested, options["column"]):
             if column.name in options["per_patient"]:
                 column = replace(column, constant=True)
             columns.append(replace(column, decimal=options["decimal"], dates=options["dates"]))
-        # A heading given for an identifier takes the place of the one that was guessed.
-        columns = [
-            replace(column, kind="ignore")
-            if column.kind
-            in {kind for kind, _ in told.values() if kind not in ("number", "category", "date", "survival")}
-            and column.name not in told
-            else column
-            for column in columns
-        ]
         return replace(
             suggested,
             columns=columns,
@@ -137,12 +109,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(told, ensure_ascii=False))
         else:
-            for problem in problems[:SHOWN]:
-                where = f"row {problem['row']}" if problem["row"] else "file"
-                column = f", {problem['column']}" if problem["column"] else ""
-                self.stdout.write(f"{file.name}: {where}{column}: [{problem['code']}] {problem['cause']}")
-            if len(problems) > SHOWN:
-                self.stdout.write(f"… and {len(problems) - SHOWN} more")
+            tables.tell_problems(self.stdout, file, problems)
             if not problems:
                 verb = "would be imported" if options["dry_run"] else "imported"
                 self.stdout.write(

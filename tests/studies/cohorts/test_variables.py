@@ -346,6 +346,41 @@ def test_the_command_says_what_it_would_do_and_does_it_once(project, patients, t
     assert "labs.csv: row 2, PatientID: [unknown_patient_id]" in out.getvalue()
 
 
+def test_the_command_imports_cases_and_their_classes_and_nothing_where_a_row_is_wrong(project, tmp_path):
+    for n in (1, 2):
+        make_ct_series(project, 1, PatientID=f"P{n}", PatientName=f"Name^{n}")
+    file = tmp_path / "cases.csv"
+    file.write_text("Patient,Diagnosis\nP1,covid\nP2,none\n")
+    words = [str(file), "--project", "ward", "--cohort", "Admitted", "--json"]
+
+    def run(*options: str, out: io.StringIO | None = None) -> dict:
+        out = out or io.StringIO()
+        call_command("import_table", *words, *options, stdout=out)
+        return json.loads(out.getvalue())
+
+    with pytest.raises(CommandError, match="no cohort"):
+        run("--as", "cases")
+    assert run("--as", "cases", "--create-cohort", "--dry-run")["new"] == 2
+    assert not project.cohorts.exists()
+    assert not TableImport.objects.exists()
+    assert not list((tmp_path / "tables").iterdir())
+    assert run("--as", "cases", "--create-cohort")["new"] == 2
+    cohort = project.cohorts.get()
+    assert cohort.cases.count() == 2
+    again = run("--as", "cases")
+    assert (again["new"], again["unchanged"]) == (0, 2)
+
+    assert run("--as", "classes", "--reference", "Readers", "--source", "pathology")["names"] == ["covid", "none"]
+    reference = cohort.reference_standards.get()
+    assert (reference.name, reference.source, reference.classes) == ("Readers", "pathology", ["covid", "none"])
+    file.write_text("Patient,Diagnosis\nP1,covid\nP9,none\n")
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="nothing was imported"):
+        run("--as", "classes", out=out)
+    assert [one["code"] for one in json.loads(out.getvalue())["problems"]] == ["unknown_patient_id"]
+    assert cohort.reference_standards.count() == 1
+
+
 @pytest.mark.shared
 def test_the_published_blood_tests_arrive_as_they_are_in_the_workbook(project, tmp_path):
     """375 patients, 6,120 rows; the identifier stands in the first row of each patient only."""
