@@ -17,6 +17,7 @@ from torch import nn
 
 from inference.errors import PredictionError
 from inference.imaging import grids, preprocessing
+from inference.jobs.failures import is_out_of_memory, message_of
 from inference.networks import memory, sampling, sliding_window
 from inference.prediction import detection
 from inference.prediction.output import Map, Output
@@ -55,11 +56,20 @@ class LoadedModel:
         manifest = self.bundle.manifest
         prepared = self.prepare(volume, others)
         self._check_memory(prepared[0], volume)
-        if manifest["task"] == "segmentation":
-            return self._segment(prepared, volume, tick)
-        if manifest["task"] == "detection":
-            return detection.run(self.networks, prepared, volume, manifest, tick=tick)
-        return self._judge(prepared, tick)
+        try:
+            if manifest["task"] == "segmentation":
+                return self._segment(prepared, volume, tick)
+            if manifest["task"] == "detection":
+                return detection.run(self.networks, prepared, volume, manifest, tick=tick)
+            return self._judge(prepared, tick)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # What torch says names tensors and their sizes, not patients.
+            raise PredictionError(
+                f"The network cannot work on this image: {message_of(error)[:200]}",
+                "Compare the image with those that the model was made for; correct the manifest where it is wrong.",
+            ) from error
 
     def prepare(self, volume: Volume, others: Sequence[Volume] = ()) -> list[Volume]:
         """Every input as in training, all on one grid. Raises `PreprocessingError` and `PredictionError`."""
@@ -284,9 +294,7 @@ def check_size(manifest: Manifest, prepared: Volume) -> None:
 def check_anisotropy(manifest: Manifest, volume: Volume) -> None:
     """Raise `PredictionError` where the voxels are longer, compared with their width, than the model was made for."""
     largest = manifest["inputs"][0].get("anisotropy")
-    if volume.shape[0] == 1:  # a single image has no thickness that would tell anything
-        return
-    found = max(volume.spacing) / min(volume.spacing)
+    found = volume.anisotropy
     if largest and found > largest * 1.001:
         spacing = "×".join(f"{n:.3g}" for n in volume.spacing)
         raise PredictionError(

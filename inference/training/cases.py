@@ -148,6 +148,7 @@ def load_case(entry: ReferenceLabel, config: Config, labels: Sequence[dict[str, 
         torch.from_numpy(prepared.array)[None],
         torch.from_numpy(on_grid.astype(np.uint8)),
         prepared.spacing,
+        volume.anisotropy,
     )
 
 

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassifiedCase:
-    """image: float32 [1, z, y, x] of the configuration's patch; number: place of its class, from 0."""
+    """image: float32 [1, z, y, x] of the configuration's patch; number: place of its class, from 0; anisotropy: of the
+    image's own voxels, before preprocessing."""
 
     name: str
     image: Tensor
     number: int
+    anisotropy: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,15 @@ def load(
     for entry in entries:
         tick(entry.case.name)
         try:
-            array = fitted(load_image(entry.case.image), config)
+            volume = load_image(entry.case.image)
+            array = fitted(volume, config)
         except Exception as error:
             cause = getattr(error, "cause", None)
             if not isinstance(cause, str):
                 raise
             raise TrainingError(f"Case {entry.case.name}: {cause}", getattr(error, "next_step", "")) from error
         number = list(classes).index(entry.values["class"])
-        found[entry.case_id] = ClassifiedCase(entry.case.name, torch.from_numpy(array)[None], number)
+        found[entry.case_id] = ClassifiedCase(entry.case.name, torch.from_numpy(array)[None], number, volume.anisotropy)
         held += array.nbytes
         check_room(held, len(found), len(entries))
     return found

@@ -24,12 +24,13 @@ MIXED = 1.5  # so many times coarser is another image to a network that counts v
 @dataclass(frozen=True)
 class PreparedCase:
     """image: float32 [1, z, y, x] after preprocessing; labels: uint8 [z, y, x] on the same grid; name: pseudonym;
-    spacing: (z, y, x) mm."""
+    spacing: (z, y, x) mm; anisotropy: of the image's own voxels, before preprocessing."""
 
     name: str
     image: Tensor
     labels: Tensor
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    anisotropy: float = 1.0
 
 
 def check_cases(

@@ -86,7 +86,11 @@ def load_case(entry: ReferenceLabel, config: Config, labels: Sequence[dict[str, 
         numbers.append(1 + number * len(classes) + classes.index(lesion.label))
     painted = boxes.paint(places, numbers, prepared.shape)
     return PreparedCase(
-        entry.case.name, torch.from_numpy(prepared.array)[None], torch.from_numpy(painted), prepared.spacing
+        entry.case.name,
+        torch.from_numpy(prepared.array)[None],
+        torch.from_numpy(painted),
+        prepared.spacing,
+        volume.anisotropy,
     )
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # torch and Lightning take seconds to load; pages that start 
     from inference.training.fit import Trained
 
 logger = logging.getLogger(__name__)
+# A model takes voxels that are this many times more elongated than those of its training images.
+ANISOTROPY = 1.5
 Queued = TypeVar("Queued", TrainingRun, CrossValidation)
 
 
@@ -209,6 +211,7 @@ def manifest_of(
                 "smallest": [(n + 1) // 2 for n in config["training"]["patch"]]
                 if config["task"] != "classification"
                 else [1, 2, 2],
+                "anisotropy": round(ANISOTROPY * facts["anisotropy"], 2),
             }
         ],
         "preprocessing": config["preprocessing"],
@@ -226,7 +229,7 @@ def manifest_of(
             "steps": trained.steps,
             "seconds": round(trained.seconds, 1),
             "environment": run.environment,
-            **{key: facts[key] for key in ("training_cases", "training_patients", "validation_cases")},
+            **{key: facts[key] for key in ("training_cases", "training_patients", "validation_cases", "anisotropy")},
             **({"validation_dice": validation_summary(trained)} if config["task"] == "segmentation" else {}),
             **facts.get("more", {}),
         },

@@ -77,6 +77,7 @@ def load(run: Run, reference: ReferenceStandard, config: Config, *, note: Callab
     else:
         load_cases = detection_cases.load_cases if detects else cases.load_cases
         prepared = {side: load_cases(entries, config, labels, tick=tick) for side, entries in sides.items()}
+    facts["anisotropy"] = max(case.anisotropy for case in prepared[Split.TRAIN])
     made = Sets(config, labels, prepared[Split.TRAIN], prepared[Split.VALIDATION], dict(sides), facts)
     for warning in check(made):
         run.log(warning, "warning")

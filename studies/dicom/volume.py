@@ -57,6 +57,12 @@ class Volume:
     def voxel_volume_ml(self) -> float:
         return float(np.prod(self.spacing)) / 1000.0
 
+    @property
+    def anisotropy(self) -> float:
+        """How many times longer than wide a voxel is; of a single image, whose thickness tells nothing, a pixel."""
+        lengths = self.spacing if self.shape[0] > 1 else self.spacing[1:]
+        return float(max(lengths) / min(lengths))
+
     def like(self, array: np.ndarray) -> Volume:
         """Other values on the same grid. Raises `ValueError` where the shape differs."""
         if array.shape != self.array.shape:

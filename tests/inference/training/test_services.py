@@ -34,7 +34,11 @@ def test_a_run_makes_a_version_that_knows_where_it_came_from(run_job):
     assert (facts["training_cases"], facts["training_patients"], facts["validation_cases"]) == (4, 4, 2)
     assert facts["cohort_digest"] == cohort.digest == run.cohort_digest
     assert facts["epochs"] == 2
-    assert version.manifest["inputs"][0] == {"name": "image", "modality": ["CT"], "smallest": [6, 8, 10]}
+    entry = version.manifest["inputs"][0]
+    assert (entry["name"], entry["modality"], entry["smallest"]) == ("image", ["CT"], [6, 8, 10])
+    # Slices 2.5 mm apart, pixels of 0.8 × 0.7 mm; the model takes half as much again.
+    assert facts["anisotropy"] == pytest.approx(2.5 / 0.7)
+    assert entry["anisotropy"] == pytest.approx(1.5 * 2.5 / 0.7, abs=0.01)
     assert [label["name"] for label in version.manifest["labels"]] == ["Ball", "Dim ball"]
     assert open_bundle(version).network() is not None
     assert run.environment["torch"]
