@@ -50,3 +50,7 @@ class EvaluationError(InferenceError):
 
 class ExplanationError(InferenceError):
     """What a model looked at cannot be shown in the way that was asked for."""
+
+
+class CardError(InferenceError):
+    """A change of a model card that cannot be kept."""

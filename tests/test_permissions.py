@@ -226,6 +226,7 @@ def build() -> SimpleNamespace:
             "model": version.model_id,
             "api_model": version.model_id,
             "version": version.pk,
+            "card": version.pk,
             "promote": version.pk,
             "roll_back": version.model_id,
             "api_version": version.pk,
@@ -326,6 +327,8 @@ def build() -> SimpleNamespace:
             "tuning_create": {"project": project.slug},
             "api_prediction-run": {"version": version.pk, "studies": [study.pk]},
             "api_evaluation-list": {"version": version.pk, "cohort": cohort.pk, "reference": reference.pk},
+            "card_edit": {"base": 0, "limits": "Adults only."},
+            "api_version-card": {"revision": 0, "sections": {"limits": "Adults only."}},
             "api_version-promote": {"to": "validated", "reason": "because it is good"},
             "api_campaign-list": {
                 "project": project.slug,

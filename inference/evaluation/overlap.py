@@ -38,8 +38,8 @@ def with_training(version: ModelVersion, cases: Sequence[Case]) -> dict[str, Any
     )
     evaluated = list(Case.objects.filter(pk__in=[case.pk for case in cases]).select_related("image", "cohort_patient"))
     patients = _patients(used) & _patients(evaluated)
-    scanners = _scanners(used) & _scanners(evaluated)
-    sources = _institutions(used) & _institutions(evaluated)
+    scanners = scanners_of(used) & scanners_of(evaluated)
+    sources = institutions_of(used) & institutions_of(evaluated)
     return {
         "known": True,
         "patients": len(patients),
@@ -53,19 +53,38 @@ def with_training(version: ModelVersion, cases: Sequence[Case]) -> dict[str, Any
     }
 
 
+def words(shared: dict[str, Any]) -> list[str]:
+    """What an evaluation's `overlap` says is shared with the training data; empty where nothing is shared."""
+    if not shared:
+        return []
+    if shared.get("known") is False:
+        return ["it is not recorded on which cases this version was trained"]
+    told = []
+    for key, one, many in (
+        ("patients", "patient is", "patients are"),
+        ("studies", "study is", "studies are"),
+        ("scanners", "scanner is", "scanners are"),
+        ("sources", "institution is", "institutions are"),
+    ):
+        count = shared.get(key) or 0
+        if count:
+            told.append(f"{count} {one if count == 1 else many} also in the training data")
+    return told
+
+
 def _patients(cases: Iterable[Case]) -> set[int]:
     return set(
         Case.objects.filter(pk__in=[case.pk for case in cases]).values_list("cohort_patient__patient_id", flat=True)
     )
 
 
-def _scanners(cases: Iterable[Case]) -> set[str]:
+def scanners_of(cases: Iterable[Case]) -> set[str]:
     """Manufacturer and model. Converted images name the converter, which says nothing of the scanner."""
     names = (f"{case.image.manufacturer} {case.image.manufacturer_model_name}".strip() for case in cases)
     return {name for name in names if name and name != MANUFACTURER}
 
 
-def _institutions(cases: Sequence[Case]) -> set[str]:
+def institutions_of(cases: Sequence[Case]) -> set[str]:
     first = (
         Instance.objects.filter(series__in=[case.image_id for case in cases])
         .order_by("series", "id")

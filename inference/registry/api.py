@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.http import HttpResponse
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import mixins, serializers, viewsets
 from rest_framework.decorators import action
@@ -10,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from inference.jobs.api import JobSerializer
-from inference.registry import ensembles, history, importing, services
+from inference.registry import card, card_markdown, card_text, ensembles, history, importing, services
 from inference.registry.manifest import MEASURES
 from inference.registry.models import Model, ModelVersion, Promotion, Stage
 from inference.rest import find_project, find_version, need, refusals, user_of
@@ -48,6 +50,13 @@ class PromotionSerializer(serializers.ModelSerializer):
 class PromoteSerializer(serializers.Serializer):
     to = serializers.ChoiceField(choices=Stage.choices)
     reason = serializers.CharField(max_length=2000)
+
+
+class WriteCardSerializer(serializers.Serializer):
+    revision = serializers.IntegerField(min_value=0, help_text="Number of the revision that was read; 0 for none")
+    sections = serializers.DictField(
+        child=serializers.CharField(allow_blank=True), help_text="Those that change, by key"
+    )
 
 
 class ImportModelSerializer(serializers.Serializer):
@@ -166,6 +175,35 @@ class ModelVersionViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, view
                 version, asked.validated_data["to"], reason=asked.validated_data["reason"], by=user_of(request)
             )
         return Response(ModelVersionSerializer(version).data)
+
+    @extend_schema(responses=OpenApiTypes.OBJECT)
+    @action(detail=True, pagination_class=None)
+    def card(self, request: Request, pk: str) -> Response:
+        """The model card: `sections` that people write (`revision` says who and when), all else is generated."""
+        return Response(card.card_of(self.get_object(), user_of(request)))
+
+    @extend_schema(request=WriteCardSerializer, responses=OpenApiTypes.OBJECT)
+    @card.mapping.patch
+    def write_card(self, request: Request, pk: str) -> Response:
+        """Write sections of the card, as a new revision; generated parts cannot be written."""
+        version = self.get_object()
+        need(request, Action.RUN, version.model.project)
+        asked = WriteCardSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        values = asked.validated_data
+        with refusals():
+            card_text.write(version, values["sections"], base=values["revision"], by=user_of(request))
+        return Response(card.card_of(version, user_of(request)))
+
+    @extend_schema(responses={(200, "text/markdown"): OpenApiTypes.STR})
+    @action(detail=True, url_path="card/markdown", pagination_class=None)
+    def card_markdown(self, request: Request, pk: str) -> HttpResponse:
+        """The model card as Markdown."""
+        version = self.get_object()
+        text = card_markdown.markdown(card.card_of(version, user_of(request)))
+        answer = HttpResponse(text, content_type="text/markdown; charset=utf-8")
+        answer["Content-Disposition"] = f'attachment; filename="{version.model.name}-{version.number}-card.md"'
+        return answer
 
     @extend_schema(responses=PromotionSerializer(many=True))
     @action(detail=True, pagination_class=None)

@@ -92,3 +92,21 @@ class Promotion(models.Model):
 
     class Meta:
         ordering = ["-id"]
+
+
+class CardRevision(models.Model):
+    """What people wrote in a version's model card. The newest counts; rows are never changed (a trigger sees to it)."""
+
+    version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="card_revisions")
+    number = models.PositiveIntegerField()
+    # {"intended_use": "…", "limits": "…", …}: every section; see inference.registry.card_text
+    sections = models.JSONField(default=dict)
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
+    at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [models.UniqueConstraint(fields=["version", "number"], name="card_revision_number_unique")]
+
+    def __str__(self) -> str:
+        return f"Card of {self.version}, revision {self.number}"

@@ -80,8 +80,9 @@ def read(folder: Path) -> tuple[dict[str, Any], Mapping[str, Tensor] | Path]:
             "data": str(metadata.get("data_source", "")),
         },
         "card": {
-            "intended_use": str(metadata.get("intended_use") or "Not stated by the bundle."),
-            "limits": "Imported, not trained here. Research use only; not a medical device. Check it on own images.",
+            "intended_use": str(metadata.get("intended_use") or ""),
+            "licence": str(metadata.get("copyright") or ""),
+            "contacts": str(metadata.get("authors") or ""),
         },
     }
     return manifest, weights

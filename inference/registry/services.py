@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import Max
 
 from inference.errors import StageError
-from inference.registry import bundle
+from inference.registry import bundle, card_text
 from inference.registry.models import TRANSITIONS, Model, ModelVersion, Promotion, Stage
 from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
@@ -84,6 +84,11 @@ def promote(version: ModelVersion, to: str, *, reason: str, by: User) -> ModelVe
                 f"Possible: {', '.join(sorted(TRANSITIONS[version.stage]))}.",
             )
         if to == Stage.PRODUCTION:
+            if unsaid := card_text.missing(version):
+                raise StageError(
+                    f"The model card does not say: {', '.join(unsaid)}.",
+                    "Write it in the version's model card first: whoever uses its results has to know.",
+                )
             for other in version.model.versions.filter(stage=Stage.PRODUCTION).exclude(pk=version.pk):
                 _move(
                     other,

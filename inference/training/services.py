@@ -233,10 +233,7 @@ def manifest_of(
             **({"validation_dice": validation_summary(trained)} if config["task"] == "segmentation" else {}),
             **facts.get("more", {}),
         },
-        "card": {
-            "intended_use": config["description"] or "Not stated.",
-            "limits": "Research use only; not a medical device. Trained on one cohort; check it on your own images.",
-        },
+        "card": {"intended_use": config["description"]},
     }
 
 

@@ -8,6 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
+from inference.evaluation import overlap
 from inference.evaluation.models import CaseResult, Evaluation
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
@@ -65,6 +66,8 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
         "roc_label": roc_label,
         "no_roc": no_roc,
         "worst": page.worst(results),
+        "warnings": overlap.words(evaluation.overlap),
+        "failed_cases": (evaluation.overlap or {}).get("failed_cases") or [],
         "few": 0 < smallest < NEEDS,
         "smallest": smallest,
     }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from django.db.models import Count, Q
 
+from inference.evaluation import overlap
 from inference.evaluation.models import Evaluation
 from inference.jobs.models import Job
 from inference.registry.models import ModelVersion, Stage
@@ -43,26 +44,6 @@ class Matrix:
     rows: list[tuple[ModelVersion, list[tuple[Cohort, Cell]]]]
     structures: list[str]
     notes: list[str]
-
-
-def overlap_warnings(evaluation: Evaluation) -> list[str]:
-    """What the evaluated cases share with the training data, in words; empty where nothing is shared."""
-    shared = evaluation.overlap or {}
-    if not shared:
-        return []
-    if shared.get("known") is False:
-        return ["it is not recorded on which cases this version was trained"]
-    words = []
-    for key, one, many in (
-        ("patients", "patient is", "patients are"),
-        ("studies", "study is", "studies are"),
-        ("scanners", "scanner is", "scanners are"),
-        ("sources", "institution is", "institutions are"),
-    ):
-        count = shared.get(key) or 0
-        if count:
-            words.append(f"{count} {one if count == 1 else many} also in the training data")
-    return words
 
 
 def build(user: User, chosen: Project | None, metric: str, structure: str = "") -> Matrix:
@@ -122,6 +103,7 @@ def _cell(version, cohort, newest, going, metric: str, structure: str) -> Cell:
     cell = Cell("done", evaluation, warnings=overlap_warnings(evaluation))
     # Dice is asked for first, and a classifier has none: its AUC stands in the cell, with its name.
     own = metric == "dice" and version.manifest.get("task") == "classification"
+    cell = Cell("done", evaluation, warnings=overlap.words(evaluation.overlap))
     for name, figures in evaluation.summary.items():
         if structure and name != structure:
             continue

@@ -75,6 +75,8 @@ WORDS = {
     "task.open": "Reading task opened",
     "task.submit": "Read submitted",
     "evaluation.export": "Case results exported",
+    "version.card": "Model card written",
+    "version.export": "Model card exported",
     "version.promote": "Model version promoted",
     "job.submit": "Job started",
     "audit.view": "Audit trail seen",

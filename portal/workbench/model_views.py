@@ -15,7 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from inference.errors import StageError
 from inference.evaluation.models import Evaluation
 from inference.prediction.models import Prediction
-from inference.registry import history, services
+from inference.registry import card_text, history, services
 from inference.registry.models import TRANSITIONS, Model, ModelVersion, Promotion, Stage
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
@@ -129,10 +129,14 @@ def _version(request: HttpRequest, pk: int) -> ModelVersion:
 def _show(request: HttpRequest, found: ModelVersion, form: PromotionForm, status: int = 200) -> HttpResponse:
     manifest = found.manifest
     runs = Prediction.objects.visible_to(request.user).filter(version=found)
+    texts = card_text.sections_of(found, card_text.revision_of(found))
     context = {
         "version": found,
         "model": found.model,
-        "card": manifest.get("card", {}),
+        "card": {
+            "missing": [s.title for s in card_text.SECTIONS if s.for_production and not texts[s.key]],
+            "stated": [{"title": s.title, "text": texts[s.key]} for s in card_text.SECTIONS if texts[s.key]],
+        },
         "training": manifest.get("training", {}),
         "manifest": manifest,
         "evaluations": list(found.evaluations.all()),

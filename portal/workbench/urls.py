@@ -3,6 +3,7 @@
 from django.urls import URLPattern, URLResolver, path
 
 from portal.workbench import (
+    card_views,
     comparison_views,
     explanation_views,
     job_views,
@@ -32,6 +33,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("models/<int:pk>/roll-back/", registry_views.roll_back, name="roll_back"),
     path("models/<int:pk>/", model_views.model, name="model"),
     path("models/versions/<int:pk>/", model_views.version, name="version"),
+    path("models/versions/<int:pk>/card/", card_views.card, name="card"),
+    path("models/versions/<int:pk>/card/edit/", card_views.card_edit, name="card_edit"),
     path("models/versions/<int:pk>/promote/", model_views.promote, name="promote"),
     path("training/new/", training_views.training_create, name="training_create"),
     path("training/settings/", tuning_views.tuning_create, name="tuning_create"),

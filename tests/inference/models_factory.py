@@ -105,6 +105,7 @@ def ball_manifest(**changes: Any) -> bundle.Manifest:
         "labels": LABELS,
         "output": {"activation": "softmax", "threshold": 0.5},
         "inference": {"window": [12, 16, 20], "overlap": 0.5, "mirror": []},
+        "card": {"intended_use": "Finds balls in synthetic volumes.", "limits": "Knows no other shapes."},
         **changes,
     }
 
