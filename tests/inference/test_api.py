@@ -90,7 +90,7 @@ def test_refusals_are_in_words(world):
     other = threshold_version(project, labels=[{"number": 1, "name": "Liver"}, {"number": 2, "name": "X"}])
     answer = post(client, "/api/evaluations/", {"version": other.pk, "cohort": cohort.pk})
     assert answer.status_code == 400
-    assert answer.json()["cause"].startswith("The model segments Liver, X")
+    assert answer.json()["cause"].startswith("The model finds Liver, X")
     assert answer.json()["next_step"]
 
 
