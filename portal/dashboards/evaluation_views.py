@@ -66,8 +66,6 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
         "roc_label": roc_label,
         "no_roc": no_roc,
         "worst": page.worst(results),
-        "warnings": overlap.words(evaluation.overlap),
-        "failed_cases": (evaluation.overlap or {}).get("failed_cases") or [],
         "few": 0 < smallest < NEEDS,
         "smallest": smallest,
     }
@@ -84,7 +82,7 @@ def _shared(request: HttpRequest, evaluation: Evaluation, results: list[CaseResu
         "results": results,
         "case_count": len({result.case_id for result in results}),
         "hidden": hidden,
-        "warnings": matrix.overlap_warnings(evaluation),
+        "warnings": overlap.words(evaluation.overlap),
         "failed_cases": (evaluation.overlap or {}).get("failed_cases") or [],
         "needs": NEEDS,
         "may_run": may(request.user, Action.RUN, project),

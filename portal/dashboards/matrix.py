@@ -100,10 +100,9 @@ def _cell(version, cohort, newest, going, metric: str, structure: str) -> Cell:
         if unfinished.job.state in (Job.State.QUEUED, Job.State.RUNNING):
             return Cell("running", unfinished)
         return Cell("failed" if unfinished.job.state == Job.State.FAILED else "none", unfinished)
-    cell = Cell("done", evaluation, warnings=overlap_warnings(evaluation))
+    cell = Cell("done", evaluation, warnings=overlap.words(evaluation.overlap))
     # Dice is asked for first, and a classifier has none: its AUC stands in the cell, with its name.
     own = metric == "dice" and version.manifest.get("task") == "classification"
-    cell = Cell("done", evaluation, warnings=overlap.words(evaluation.overlap))
     for name, figures in evaluation.summary.items():
         if structure and name != structure:
             continue
