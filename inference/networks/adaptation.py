@@ -58,6 +58,11 @@ def parts(network: nn.Module) -> Parts:
     if isinstance(network, DenseNet):
         layers: Any = network.class_layers
         return Parts(Trunk(nn.Sequential(network.features, layers.relu), ["0", "1"]), 1, [layers.out])
+    if getattr(network, "pooling", "top") != "top":
+        raise NetworkError(
+            "A network whose last layer reads several feature maps cannot be made fully convolutional.",
+            'Train it with pooling = "top".',
+        )
     if hasattr(network, "features") and hasattr(network, "classifier"):
         side = {AlexNet: 6, VGG: 7, DarkCovidNet: None}.get(type(network), 1)
         whole: Any = network

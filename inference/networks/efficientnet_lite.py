@@ -66,14 +66,21 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """[b, inputs, y, x] (224 in training) to logits [b, outputs]."""
+    """[b, inputs, y, x] (224 in training) to logits [b, outputs].
 
-    def __init__(self, inputs: int, outputs: int, *, dropout: float = 0.2) -> None:
+    pooling: what the last layer reads. "top": the mean of the last feature map, as published, 1280 numbers. "stages":
+    the means of the feature maps after the stem, each stage and the top, 2096 numbers, so that texture of early layers
+    counts as well.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, dropout: float = 0.2, pooling: str = "top") -> None:
         super().__init__()
+        self.pooling = pooling
         self.stem, self.stem_norm = SameConv2d(inputs, 32, 3, stride=2, bias=False), norm(32)
         blocks: list[nn.Module] = []
         total = sum(stage[0] for stage in STAGES)
-        width = 32
+        width, read = 32, 32
+        self.ends: list[int] = []  # the last block of each stage
         for repeats, kernel, stride, expansion, wanted in STAGES:
             for number in range(repeats):
                 blocks.append(
@@ -87,15 +94,29 @@ class EfficientNetLite0(nn.Module):
                     )
                 )
                 width = wanted
+            self.ends.append(len(blocks) - 1)
+            read += width
         self.blocks = nn.Sequential(*blocks)
         self.top, self.top_norm = SameConv2d(width, 1280, 1, bias=False), norm(1280)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(1280, outputs))
+        self.classifier = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(1280 + (read if pooling == "stages" else 0), outputs)
+        )
 
     def features(self, x: Tensor) -> Tensor:
         """The last feature map [b, 1280, y / 32, x / 32]."""
-        x = nn.functional.relu6(self.stem_norm(self.stem(x)))
-        return nn.functional.relu6(self.top_norm(self.top(self.blocks(x))))
+        return self._maps(x)[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.pool(self.features(x)).flatten(1))
+        maps = self._maps(x) if self.pooling == "stages" else [self.features(x)]
+        return self.classifier(torch.cat([self.pool(found).flatten(1) for found in maps], dim=1))
+
+    def _maps(self, x: Tensor) -> list[Tensor]:
+        """The feature maps after the stem, the stages and the top."""
+        found = [nn.functional.relu6(self.stem_norm(self.stem(x)))]
+        x = found[0]
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number in self.ends:
+                found.append(x)
+        return [*found, nn.functional.relu6(self.top_norm(self.top(x)))]

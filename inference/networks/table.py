@@ -93,7 +93,7 @@ def _densenet121(dimensions: int, inputs: int, outputs: int, p: Parameters) -> n
 def _efficientnet_lite0(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
     from inference.networks.efficientnet_lite import EfficientNetLite0
 
-    return EfficientNetLite0(inputs, outputs, dropout=p["dropout"])
+    return EfficientNetLite0(inputs, outputs, dropout=p["dropout"], pooling=p["pooling"])
 
 
 def _darkcovidnet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Module:
@@ -150,9 +150,10 @@ def _classifier(
     check: Callable[[Parameters], str | None] = _fine,
     divisor: Callable[[Parameters], int | list[int]] = _any_size,
     dimensions: tuple[int, ...] = (2,),
+    choices: dict[str, tuple[str, ...]] | None = None,
     suits: str = "",
 ) -> Network:
-    return Network(build, defaults, divisor, check, title, {}, CLASSIFICATION, dimensions, suits)
+    return Network(build, defaults, divisor, check, title, choices or {}, CLASSIFICATION, dimensions, suits)
 
 
 RESNET: Parameters = {"channels": [64, 128, 256, 512]}
@@ -242,7 +243,8 @@ NETWORKS: dict[str, Network] = {
     "efficientnet_lite0": _classifier(
         _efficientnet_lite0,
         "EfficientNet-lite0",
-        {"dropout": 0.2},
+        {"dropout": 0.2, "pooling": "top"},
+        choices={"pooling": ("top", "stages")},
         suits="Few pictures: brings ImageNet weights along, for frozen features and transfer",
     ),
     "darkcovidnet": _classifier(

@@ -144,6 +144,26 @@ def test_imagenet_weights_give_the_logits_of_another_implementation():
     assert (int(logits.argmax()), float(logits.norm())) == (418, pytest.approx(43.5332, abs=1e-3))
 
 
+def test_the_last_layer_may_read_the_means_of_every_stage():
+    """Compared with the means of the maps that hooks catch on the published network."""
+    network = build("efficientnet_lite0", inputs=1, outputs=3, pooling="stages")
+    plain = build("efficientnet_lite0", inputs=1, outputs=3)
+    weights.load(network, "efficientnet_lite0", "imagenet")
+    weights.load(plain, "efficientnet_lite0", "imagenet")
+    caught: list[torch.Tensor] = []
+    for module in [plain.stem_norm, *(plain.blocks[n] for n in (0, 2, 4, 7, 10, 14, 15)), plain.top_norm]:
+        module.register_forward_hook(lambda module, arguments, output: caught.append(output))
+    image = ramps()[:, :1, :64, :64]
+    with torch.no_grad():
+        plain(image)
+    caught[0], caught[-1] = caught[0].clamp(0, 6), caught[-1].clamp(0, 6)
+    found = adaptation.extract(network, image)
+    assert found.shape == (1, 32 + 16 + 24 + 40 + 80 + 112 + 192 + 320 + 1280)
+    assert torch.allclose(found, torch.cat([each.mean((2, 3)) for each in caught], dim=1), atol=1e-5)
+    with pytest.raises(NetworkError, match="several feature maps"):
+        adaptation.fully_convolutional(network, 1, (64, 64))
+
+
 def test_colour_weights_on_a_grey_image_are_those_of_the_image_repeated_three_times():
     colour, grey = build("efficientnet_lite0"), build("efficientnet_lite0", inputs=1, outputs=3)
     weights.load(colour, "efficientnet_lite0", "imagenet")
