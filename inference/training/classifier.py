@@ -218,6 +218,8 @@ class ClassificationModule(TrainingModule):
         training: Sequence[ClassifiedCase],
         clock: Clock,
     ) -> None:
+        if config["network"]["dimensions"] == 2:  # a third faster on a CPU
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         super().__init__(config, list(classes), network, clock)
         numbers = torch.tensor([case.number for case in training])
         balanced = self.settings["class_weights"] == "balanced"
