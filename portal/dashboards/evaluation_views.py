@@ -12,7 +12,7 @@ from inference.evaluation import overlap
 from inference.evaluation.models import CaseResult, Evaluation
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
-from portal.dashboards import classes, matrix
+from portal.dashboards import classes, findings, matrix
 from portal.dashboards import evaluation as page
 from portal.dashboards.figures import FIGURES, NEEDS, SWITCH
 from portal.frame import spreadsheets
@@ -51,6 +51,8 @@ def evaluation(request: HttpRequest, pk: int) -> HttpResponse:
     results, hidden = page.case_results(evaluation, request.user)
     if evaluation.finished_at and evaluation.version.manifest["task"] == "classification":
         return _classifier(request, evaluation, results, hidden)
+    if evaluation.finished_at and evaluation.version.manifest["task"] == "detection":
+        return _detector(request, evaluation, results, hidden)
     roc, roc_label, no_roc = page.roc(evaluation, results)
     smallest = min((e.get("dice", {}).get("n") or 0 for e in evaluation.summary.values()), default=0)
     context = {
@@ -102,6 +104,12 @@ def _classifier(request: HttpRequest, evaluation: Evaluation, results: list[Case
     return render(request, "dashboards/evaluation_classes.html", context)
 
 
+def _detector(request: HttpRequest, evaluation: Evaluation, results: list[CaseResult], hidden: int) -> HttpResponse:
+    shown = findings.context(evaluation, results)
+    context = {**_shared(request, evaluation, results, hidden), **shown, "few": 0 < shown["smallest"] < NEEDS}
+    return render(request, "dashboards/evaluation_findings.html", context)
+
+
 @require_safe
 def evaluation_cases(request: HttpRequest, pk: int) -> HttpResponse:
     evaluation = _evaluation(request, pk)
@@ -109,6 +117,8 @@ def evaluation_cases(request: HttpRequest, pk: int) -> HttpResponse:
     if evaluation.version.manifest["task"] == "classification":
         names = classes.in_order(evaluation)
         rows = classes.csv_rows(classes.rows(results, names), names)
+    elif evaluation.version.manifest["task"] == "detection":
+        rows = findings.csv_rows(results)
     else:
         rows = page.csv_rows(results)
     return spreadsheets.answer(rows, f"evaluation-{evaluation.pk}-cases")

@@ -33,6 +33,10 @@ FIGURES = {
         Figure("case_sensitivity", "Sensitivity, cases", share=True, detail="cases with the structure that were found"),
         Figure("case_specificity", "Specificity, cases", share=True, detail="cases without it, left without it"),
         Figure("auc", "AUC", share=True, detail="area under the ROC curve of the case scores"),
+        Figure("froc_score", "FROC score", share=True, detail="mean sensitivity at 1/8 to 8 false positives an image"),
+        Figure(
+            "average_precision", "Average precision", share=True, detail="area under precision over recall, lesions"
+        ),
     )
 }
 # What the matrix can show, in this order.
@@ -42,6 +46,7 @@ SWITCH = {
     "case_sensitivity": "Sensitivity, cases",
     "case_specificity": "Specificity, cases",
     "auc": "AUC",
+    "froc_score": "FROC score",
 }
 
 

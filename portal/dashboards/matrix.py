@@ -17,6 +17,9 @@ from studies.cohorts.models import Cohort
 
 MOST_VERSIONS = 60
 
+# Task → figure that stands for a model where others have Dice, and its name
+OWN = {"classification": ("auc", "AUC"), "detection": ("froc_score", "FROC")}
+
 
 @dataclass
 class Line:
@@ -101,17 +104,17 @@ def _cell(version, cohort, newest, going, metric: str, structure: str) -> Cell:
             return Cell("running", unfinished)
         return Cell("failed" if unfinished.job.state == Job.State.FAILED else "none", unfinished)
     cell = Cell("done", evaluation, warnings=overlap.words(evaluation.overlap))
-    # Dice is asked for first, and a classifier has none: its AUC stands in the cell, with its name.
-    own = metric == "dice" and version.manifest.get("task") == "classification"
+    # Dice is asked for first, and classifiers and detectors have none: their own figure stands there, with its name.
+    own, title = OWN.get(version.manifest.get("task"), ("", "")) if metric == "dice" else ("", "")
     for name, figures in evaluation.summary.items():
         if structure and name != structure:
             continue
-        entry = figures.get("auc" if own else metric) or {}
+        entry = figures.get(own or metric) or {}
         n = entry.get("n") or 0
         known = entry.get("estimate") is not None
         enough = known and n >= NEEDS
         reason = "" if enough else (f"insufficient data (n={n}, needs {NEEDS})" if known else _why(entry))
-        cell.lines.append(Line(f"AUC, {name}" if own else name, entry, enough, reason))
+        cell.lines.append(Line(f"{title}, {name}" if own else name, entry, enough, reason))
     estimates = [line.entry["estimate"] for line in cell.lines if line.enough]
     if estimates and len(estimates) == len(cell.lines):
         cell.step = step(min(estimates))
