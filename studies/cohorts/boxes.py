@@ -1,7 +1,8 @@
-"""Boxes and points of a reference standard: what `ReferenceLabel.values["boxes"]` may hold."""
+"""Boxes and points of a reference standard: what `ReferenceLabel.values["boxes"]` may hold, and a table of them."""
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -38,3 +39,47 @@ def _is_place(corners: Any) -> bool:
 
 def _wrong(case: str, what: str) -> CohortError:
     return CohortError("boxes", f"Case {case}: {what}.", "Correct it and create the reference standard again.")
+
+
+PLACE, SIZE = ("x", "y", "z"), ("size_x", "size_y", "size_z")
+
+
+def read_table(lines: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """Case → its boxes, from CSV with the columns case, label, x, y, z and, of boxes, size_x, size_y, size_z.
+
+    x, y, z: the middle in LPS mm; size: mm along these axes, left out or 0 for a point. A row without a label says that
+    the case has no lesion. Raises `CohortError` (`boxes`) that names the row.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    reader = csv.DictReader(lines)
+    missing = {"case", "label", *PLACE} - set(reader.fieldnames or ())
+    if missing:
+        raise CohortError(
+            "boxes", f"The table has no column {', '.join(sorted(missing))}.", "Name the columns in the first row."
+        )
+    for number, row in enumerate(reader, start=2):
+        case, label = (row["case"] or "").strip(), (row["label"] or "").strip()
+        if not case:
+            raise _bad_row(number, "it names no case")
+        boxes = found.setdefault(case, [])
+        if not label:
+            continue
+        middle = [_number(row[key], number, key) for key in PLACE]
+        half = [_number(row.get(key) or "0", number, key) / 2 for key in SIZE]
+        corners = [[m + sign * h for m, h in zip(middle, half, strict=True)] for sign in (-1, 1)]
+        boxes.append({"label": label, "corners": corners})
+    return found
+
+
+def _number(text: str | None, row: int, column: str) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise _bad_row(row, f"{column} is {text!r}, not a number with a decimal point")
+    return value
+
+
+def _bad_row(row: int, what: str) -> CohortError:
+    return CohortError("boxes", f"Row {row}: {what}.", "Correct the table; nothing was imported.")

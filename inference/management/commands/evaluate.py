@@ -20,6 +20,11 @@ SHOWN = {
     "case_sensitivity": "case sensitivity",
     "case_specificity": "case specificity",
     "auc": "AUC of the case score",
+    "froc_score": "FROC score",
+    "average_precision": "average precision",
+    "lesion_sensitivity": "lesions found",
+    "false_positives_per_image": "false positives per image",
+    "afroc": "AFROC",
 }
 
 
@@ -70,7 +75,8 @@ class Command(JobCommand):
             for name, figures in found["summary"].items():
                 self.stdout.write(name)
                 for key, title in SHOWN.items():
-                    self.stdout.write(f"  {title}: {figure(figures[key])}")
+                    if key in figures:
+                        self.stdout.write(f"  {title}: {figure(figures[key])}")
             shared = found["overlap"]
             if shared.get("patients"):
                 self.stdout.write(
