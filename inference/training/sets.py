@@ -43,11 +43,9 @@ def load(run: Run, reference: ReferenceStandard, config: Config, *, note: Callab
     if classifies:
         classes = class_cases.choose_classes(reference, config["data"]["structures"])
         labels: list[dict[str, Any]] = [{"number": n, "name": name} for n, name in enumerate(classes, start=1)]
-        sides = {side: class_cases.classified(reference, classes, side) for side in (Split.TRAIN, Split.VALIDATION)}
     else:
         labels = cases.choose_labels(reference, config["data"]["structures"])
-        chosen = detection_cases.located if detects else cases.labelled_cases
-        sides = {side: chosen(reference, side) for side in (Split.TRAIN, Split.VALIDATION)}
+    sides = {side: entries(reference, config, side) for side in (Split.TRAIN, Split.VALIDATION)}
     training = sides[Split.TRAIN]
     if planned(config):
         config = note(cases.plan(training, config, len(labels), run))
@@ -61,7 +59,7 @@ def load(run: Run, reference: ReferenceStandard, config: Config, *, note: Callab
         f"{facts['validation_cases']} validation cases; {'classes' if classifies else 'structures'}: "
         + ", ".join(label["name"] for label in labels)
     )
-    total, loaded = sum(len(entries) for entries in sides.values()), 0
+    total, loaded = sum(len(side) for side in sides.values()), 0
 
     def tick(name: str) -> None:
         nonlocal loaded
@@ -70,18 +68,28 @@ def load(run: Run, reference: ReferenceStandard, config: Config, *, note: Callab
         run.progress(0, f"loading case {loaded} of {total}")
 
     if classifies:
-        found = class_cases.load([e for entries in sides.values() for e in entries], config, classes, tick=tick)
+        found = class_cases.load([entry for side in sides.values() for entry in side], config, classes, tick=tick)
         prepared: dict[str, list[Any]] = {
-            side: [found[entry.case_id] for entry in entries] for side, entries in sides.items()
+            name: [found[entry.case_id] for entry in side] for name, side in sides.items()
         }
     else:
         load_cases = detection_cases.load_cases if detects else cases.load_cases
-        prepared = {side: load_cases(entries, config, labels, tick=tick) for side, entries in sides.items()}
+        prepared = {name: load_cases(side, config, labels, tick=tick) for name, side in sides.items()}
     facts["anisotropy"] = max(case.anisotropy for case in prepared[Split.TRAIN])
     made = Sets(config, labels, prepared[Split.TRAIN], prepared[Split.VALIDATION], dict(sides), facts)
     for warning in check(made):
         run.log(warning, "warning")
     return made
+
+
+def entries(reference: ReferenceStandard, config: Config, side: str) -> list[ReferenceLabel]:
+    """The cases of one side of the split from which the task can learn. Raises `TrainingError`."""
+    if config["task"] == "classification":
+        return class_cases.classified(
+            reference, class_cases.choose_classes(reference, config["data"]["structures"]), side
+        )
+    chosen = detection_cases.located if config["task"] == "detection" else cases.labelled_cases
+    return chosen(reference, side)
 
 
 def check(sets: Sets) -> list[str]:
@@ -98,7 +106,7 @@ def check(sets: Sets) -> list[str]:
 
 
 def _modalities(sides: dict[Any, list[ReferenceLabel]]) -> list[str]:
-    return sorted({entry.case.image.modality for entries in sides.values() for entry in entries})
+    return sorted({entry.case.image.modality for side in sides.values() for entry in side})
 
 
 def _facts(config: Config, sides: dict[Any, list[ReferenceLabel]]) -> dict[str, Any]:

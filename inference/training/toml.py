@@ -56,9 +56,12 @@ def _lines(values: dict[str, Any]) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value as TOML writes it: JSON's texts, numbers, lists and booleans are TOML's too."""
+    """A value as TOML writes it: JSON's texts, numbers, lists and booleans are TOML's too.
+
+    TOML has no null; in a list of sizes 0 stands for an axis that stays as it is.
+    """
     if isinstance(value, list):
-        return "[" + ", ".join(value_text(item) for item in value) + "]"
+        return "[" + ", ".join("0" if item is None else value_text(item) for item in value) + "]"
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{json.dumps(key)} = {value_text(item)}" for key, item in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from inference.jobs.api import JobSerializer
 from inference.rest import find_cohort, find_project, find_reference, need, refusals, user_of
 from inference.training.api import TrainingRunSerializer
-from inference.training.config import check, parse
+from inference.training.config import check
 from inference.tuning import services, space
 from inference.tuning.models import SettingsSearch, Trial
 from portal.accounts.permissions import Action
@@ -143,7 +143,7 @@ class LearningRateViewSet(viewsets.ViewSet):
         reference = find_reference(request, values.get("reference"))
         need(request, Action.RUN, project)
         with refusals():
-            config = parse(values["toml"]) if "toml" in values else check(values["config"])
+            config = space.base(values["toml"]) if "toml" in values else check(values["config"])
             job = services.start_range_test(
                 project=project, config=config, cohort=cohort, reference=reference, by=user_of(request)
             )

@@ -12,14 +12,15 @@ from inference.errors import TrainingError
 from inference.evaluation import classification
 from inference.evaluation.statistics.bootstrap import bootstrap_mean
 from inference.evaluation.statistics.interval import undefined
-from inference.training import classifier
+from inference.training import classifier, detection
 from inference.training.config import Config
 from inference.training.data import SegmentationData
-from inference.training.fit import Watcher, fit
+from inference.training.fit import Trained, Watcher, fit
 from inference.training.sets import Sets
 from studies.cohorts.models import Split
 
 SEED = 0
+Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -71,28 +72,7 @@ def judge(sets: Sets, config: Config, folder: Path, kept: Path, watcher: Watcher
     folder: of the checkpoint, from which an interrupted trial goes on. kept: of features of frozen networks.
     """
     started = time.monotonic()
-    names = sets.names
-    if config["task"] == "segmentation":
-        data = SegmentationData(sets.training, sets.validation, config["training"])
-        trained = fit(config, names, data, folder, watcher)
-        figures = {
-            name: bootstrap_mean(values, seed=SEED).as_dict() if values else undefined("no validation case shows it")
-            for name, values in trained.validation.items()
-        }
-    elif config["task"] == "classification":
-        made = classifier.train(config, names, sets.training, sets.validation, folder, kept, watcher)
-        trained = made.trained
-        frozen = kept if config["training"]["strategy"] == "frozen" else None
-        found = classifier.predict(made.network, sets.validation, config, frozen, watcher)
-        summary = classification.summarise(
-            names,
-            [names[case.number] for case in sets.validation],
-            [dict(zip(names, map(float, row), strict=True)) for row in found],
-            [entry.case.cohort_patient_id for entry in sets.entries[Split.VALIDATION]],
-        )
-        figures = {name: summary["classes"][name]["auc"] for name in names}
-    else:
-        raise TrainingError(f"A search does not know the task {config['task']}.", "Set the settings by hand.")
+    trained, figures = JUDGES[config["task"]](sets, config, folder, kept, watcher)
     known = [entry["estimate"] for entry in figures.values() if entry.get("estimate") is not None]
     if not known:
         raise TrainingError(
@@ -100,3 +80,45 @@ def judge(sets: Sets, config: Config, folder: Path, kept: Path, watcher: Watcher
             "Freeze a cohort with more validation patients.",
         )
     return Judged(sum(known) / len(known), figures, trained.epochs, time.monotonic() - started)
+
+
+def _segmentation(sets: Sets, config: Config, folder: Path, kept: Path, watcher: Watcher) -> tuple[Trained, Figures]:
+    data = SegmentationData(sets.training, sets.validation, config["training"])
+    trained = fit(config, sets.names, data, folder, watcher)
+    return trained, {
+        name: bootstrap_mean(values, seed=SEED).as_dict() if values else undefined("no validation case shows it")
+        for name, values in trained.validation.items()
+    }
+
+
+def _classification(sets: Sets, config: Config, folder: Path, kept: Path, watcher: Watcher) -> tuple[Trained, Figures]:
+    names = sets.names
+    made = classifier.train(config, names, sets.training, sets.validation, folder, kept, watcher)
+    frozen = kept if config["training"]["strategy"] == "frozen" else None
+    found = classifier.predict(made.network, sets.validation, config, frozen, watcher)
+    summary = classification.summarise(
+        names,
+        [names[case.number] for case in sets.validation],
+        [dict(zip(names, map(float, row), strict=True)) for row in found],
+        [entry.case.cohort_patient_id for entry in sets.entries[Split.VALIDATION]],
+    )
+    return made.trained, {name: summary["classes"][name]["auc"] for name in names}
+
+
+def _detection(sets: Sets, config: Config, folder: Path, kept: Path, watcher: Watcher) -> tuple[Trained, Figures]:
+    """The FROC score is one number over all validation cases; it has no interval here."""
+    trained = detection.train(config, sets.names, sets.training, sets.validation, folder, watcher)
+    figures: Figures = {}
+    for name, values in trained.validation.items():
+        figures[name] = undefined("no validation case shows it")
+        if values:
+            method = "FROC score: mean sensitivity at 1/8 to 8 false positives per image"
+            figures[name] |= {"estimate": values[0], "n": len(sets.validation), "method": method}
+    return trained, figures
+
+
+JUDGES: dict[str, Callable[[Sets, Config, Path, Path, Watcher], tuple[Trained, Figures]]] = {
+    "segmentation": _segmentation,
+    "classification": _classification,
+    "detection": _detection,
+}

@@ -15,25 +15,28 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
-from inference.errors import TrainingError
 from inference.training import classifier
 from inference.training.config import Config
 from inference.training.data import SegmentationData
+from inference.training.detection import DetectionModule
 from inference.training.fit import Watcher, trainer_for
 from inference.training.module import Clock, LossError, SegmentationModule, TrainingModule
 from inference.training.sets import Sets
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100
-SMOOTHING = 0.9  # share of the earlier mean
-DIVERGED = 4.0  # times the smallest smoothed loss
+WIDTH = 1 / 30  # standard deviation of the smoothing, as share of all steps
+MEMORY = 0.9  # share of the earlier mean, in the running mean that ends the test
+DIVERGED = 4.0  # times the smallest running mean
 LEAST_STEPS = 12
 LEAST_GAIN = 0.02  # of the first loss; less is no learning
 
 
 @dataclass(frozen=True)
 class Found:
-    """rates: of each step; losses: of its batch; smoothed: exponential mean. suggested: None with a reason in words."""
+    """rates: of each step; losses: of its batch; smoothed: mean of the steps around it.
+    suggested: None with a reason in words."""
 
     rates: list[float]
     losses: list[float]
@@ -71,12 +74,10 @@ def range_test(sets: Sets, config: Config, watcher: Watcher, *, steps: int = STE
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
-    """Exponential mean without the bias of its start."""
-    made, mean = [], 0.0
-    for step, loss in enumerate(losses, start=1):
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        made.append(mean / (1 - SMOOTHING**step))
-    return made
+    """Gaussian mean of the steps on both sides; a mean of earlier steps alone would lag behind the rate."""
+    if not losses:
+        return []
+    return [float(v) for v in gaussian_filter1d(np.asarray(losses, float), max(1, len(losses) * WIDTH), mode="nearest")]
 
 
 def suggest(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[float | None, str]:
@@ -84,7 +85,7 @@ def suggest(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[float | 
     if len(smoothed) < LEAST_STEPS:
         return None, f"The loss ran away after {len(smoothed)} steps: normalise the images, or look at the loss."
     values = np.asarray(smoothed, dtype=float)
-    skipped = max(1, len(values) // 20)  # the mean has not settled
+    skipped = max(1, len(values) // 20)  # the mean has few steps on its left there
     lowest = int(values[skipped:].argmin()) + skipped
     if lowest <= skipped + 1 or values[skipped] - values[lowest] < LEAST_GAIN * abs(values[skipped]):
         return None, "The loss never fell: look at the labels, the preprocessing and the loss before the rate."
@@ -95,20 +96,20 @@ def suggest(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[float | 
 
 def _fresh(sets: Sets, config: Config) -> tuple[TrainingModule, Any]:
     endless = Clock(10**12, 0)
-    if config["task"] == "segmentation":
-        return SegmentationModule(config, sets.names, endless), SegmentationData(sets.training, [], config["training"])
     if config["task"] == "classification":
         network, _, _ = classifier.build(config, len(sets.names))
         return classifier.ClassificationModule(
             config, sets.names, network, sets.training, endless
         ), classifier.ClassificationData(sets.training, [], config)
-    raise TrainingError(f"The range test does not know the task {config['task']}.", "Set the learning rate by hand.")
+    module = DetectionModule if config["task"] == "detection" else SegmentationModule
+    return module(config, sets.names, endless), SegmentationData(sets.training, [], config["training"])
 
 
 class _Sweep(pl.Callback):
     def __init__(self, watcher: Watcher, data: Any, rates: Sequence[float]) -> None:
         self.watcher, self.data, self.rates = watcher, data, rates
         self.losses: list[float] = []
+        self._mean, self._least = 0.0, math.inf
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
         self.data.set_epoch(trainer.current_epoch)
@@ -118,6 +119,8 @@ class _Sweep(pl.Callback):
         self.losses.append(float(module.last_loss))
         step = len(self.losses)
         self.watcher.progress(step / len(self.rates), f"step {step} of at most {len(self.rates)}")
-        smoothed = smooth(self.losses)
-        if step >= LEAST_STEPS and (smoothed[-1] > DIVERGED * min(smoothed) or not math.isfinite(smoothed[-1])):
+        self._mean = MEMORY * self._mean + (1 - MEMORY) * self.losses[-1]
+        running = self._mean / (1 - MEMORY**step)  # without the bias of its start
+        self._least = min(self._least, running)
+        if step >= LEAST_STEPS and running > DIVERGED * self._least:
             trainer.should_stop = True

@@ -6,7 +6,6 @@ than it is: what it is worth is told by the test patients, once, after the choic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,8 @@ from django.utils import timezone
 from inference.errors import InferenceError, TrainingError
 from inference.jobs.models import Job
 from inference.jobs.services import submit
-from inference.training import cases, class_cases
 from inference.training import services as training
+from inference.training import sets
 from inference.training.config import Config, check
 from inference.training.models import TrainingRun
 from inference.tuning import space
@@ -49,9 +48,8 @@ def start(
     """
     from inference.tuning.tasks import search_settings  # the task module imports this one
 
-    config = check(config)
+    config, reference = _checked(project, config, cohort, reference)
     search = space.check(config, search)
-    reference = _checked(project, config, cohort, reference)
     with transaction.atomic():
         made = SettingsSearch.objects.create(
             project=project,
@@ -90,7 +88,7 @@ def start_range_test(
             "A last layer on frozen features has no learning rate.",
             "Search training.regularisation instead, or choose the strategy transfer.",
         )
-    reference = _checked(project, config, cohort, reference, validation=False)
+    config, reference = _checked(project, config, cohort, reference, validation=False)
     return submit(
         find_learning_rate,
         project=project,
@@ -102,25 +100,15 @@ def start_range_test(
 
 def _checked(
     project: Project, config: Config, cohort: Cohort, reference: ReferenceStandard | None, *, validation: bool = True
-) -> ReferenceStandard:
-    reference = reference or training.find_reference(cohort, config["data"]["reference"])
-    if cohort.project_id != project.pk or reference.cohort_id != cohort.pk:
-        raise TrainingError("Cohort, reference standard and project do not belong together.", "Choose them anew.")
-    cases.find_cohort(cohort)
-    for side in (Split.TRAIN, Split.VALIDATION) if validation else (Split.TRAIN,):
-        if config["task"] == "classification":
-            classes = class_cases.choose_classes(reference, config["data"]["structures"])
-            found: Sequence[Any] = class_cases.classified(reference, classes, side)
-        else:
-            cases.choose_labels(reference, config["data"]["structures"])
-            found = cases.labelled_cases(reference, side)
-        if not found:
-            raise TrainingError(
-                f"The reference standard “{reference}” has nothing for a {side} patient of “{cohort.name}”: settings "
-                "are learned with training patients and compared on validation patients.",
-                "Choose another reference standard, or freeze a cohort with a share for training and validation each.",
-            )
-    return reference
+) -> tuple[Config, ReferenceStandard]:
+    config, reference = training.prepared(project, config, cohort, reference)
+    if validation and not sets.entries(reference, config, Split.VALIDATION):
+        raise TrainingError(
+            f"The reference standard “{reference}” has nothing for a validation patient of “{cohort.name}”: settings "
+            "are learned with training patients and compared on validation patients.",
+            "Choose another reference standard, or freeze a cohort with a share for validation.",
+        )
+    return config, reference
 
 
 def folder_of(search: SettingsSearch) -> Path:

@@ -24,6 +24,7 @@ from inference.training.config import Config
 Search = dict[str, Any]
 Entry = dict[str, Any]
 
+OF_FROZEN = ("training.regularisation", "training.class_weights")
 DEFAULTS: dict[str, Any] = {"trials": 20, "max_minutes": 0.0, "prune": True}
 MOST_TRIALS = 1000
 VARIABLE = ("training", "augmentation", "network")
@@ -39,23 +40,35 @@ FIXED = {
 
 def load(path: str | Path) -> tuple[Config, Search]:
     """Read and check a TOML file. Raises `ConfigError`."""
-    path = Path(path)
+    return parse(read(path))
+
+
+def read(path: str | Path) -> str:
+    """The text of a file. Raises `ConfigError`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path} cannot be read ({type(error).__name__})."]) from error
-    return parse(text)
+
+
+def base(text: str) -> Config:
+    """The configuration of TOML text, whatever it says about a search. Raises `ConfigError`."""
+    return schema.check(_tables(text)[0])
 
 
 def parse(text: str) -> tuple[Config, Search]:
     """Check TOML text. Raises `ConfigError`."""
+    raw, search = _tables(text)
+    config = schema.check(raw)
+    return config, check(config, search)
+
+
+def _tables(text: str) -> tuple[dict[str, Any], Any]:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"This is not TOML: {error}."]) from error
-    search = raw.pop("search", None)
-    config = schema.check(raw)
-    return config, check(config, search)
+    return raw, raw.pop("search", None)
 
 
 def check(config: Config, search: Any) -> Search:
@@ -125,6 +138,8 @@ def _entry(config: Config, key: str, given: Any) -> tuple[Entry | None, list[str
         return None, [f"{place}: it cannot be varied; {FIXED[key]}."]
     if section not in VARIABLE or name not in known:
         return None, [f"{place}: only keys of {', '.join(VARIABLE)} of the configuration can be varied."]
+    if config["training"]["strategy"] == "frozen" and key not in OF_FROZEN:
+        return None, [f"{place}: it changes nothing on frozen features; vary {' or '.join(OF_FROZEN)}."]
     if isinstance(given, dict) and "choices" in given:
         given = given["choices"]
     if isinstance(given, list):

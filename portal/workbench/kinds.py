@@ -14,7 +14,7 @@ from inference.jobs.models import Job
 from inference.routing.models import RoutedStudy
 from inference.training import exporting
 from portal.workbench import tuning
-from studies.cohorts.models import Case, Split
+from studies.cohorts.models import Case, ReferenceStandard, Split
 
 WORDS = {
     "train": "Training",
@@ -62,6 +62,7 @@ def about(job: Job) -> About:
         _training,
         _cross_validation,
         _settings_search,
+        _learning_rate,
         _made_version,
         _preview,
         _evaluation,
@@ -152,6 +153,19 @@ def _settings_search(job: Job, found: About) -> None:
     if ended := found.search["ended"]:
         found.kept = f"{ended} trials have ended and are kept: running the job again goes on from there."
         found.lost = "Trials that have ended are kept, and running it again goes on from there."
+
+
+def _learning_rate(job: Job, found: About) -> None:
+    if job.kind != "find_learning_rate":
+        return
+    found.lost = "Nothing is lost: it is quickly started over."
+    reference = ReferenceStandard.objects.select_related("cohort").filter(pk=job.parameters["reference"]).first()
+    if reference is not None:
+        found.facts += [
+            ("Cohort", reference.cohort.name, _address("cohort", reference.cohort_id)),
+            ("Reference", str(reference), ""),
+            ("Network", str(job.parameters["config"]["network"]["name"]), ""),
+        ]
 
 
 def _preview(job: Job, found: About) -> None:

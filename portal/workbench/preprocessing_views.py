@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from itertools import pairwise
 from typing import Any
@@ -19,7 +18,7 @@ from inference.imaging import preprocessing
 from inference.jobs.models import Job
 from inference.registry.models import ModelVersion
 from inference.training import config as schema
-from inference.training import previews
+from inference.training import previews, toml
 from portal.accounts.permissions import Action, may
 from portal.workbench import live
 from portal.workbench.curves import Curve
@@ -61,7 +60,7 @@ def preprocessing_preview(request: HttpRequest, pk: int) -> HttpResponse:
             request, etag, lambda: {"ended": job.ended, "progress": job.progress, "text": job.progress_text}
         )
     if job is not None:
-        text = text_of(job.parameters["steps"])
+        text = toml.steps(preprocessing.check(job.parameters["steps"]))  # with their settings in order again
     else:
         text = _chosen(request)
     return _show(request, series, job, text, may_run)
@@ -104,28 +103,15 @@ def steps_of(text: str) -> Any:
     return parsed.get("preprocessing", [])
 
 
-def text_of(steps: list[dict[str, Any]]) -> str:
-    """Checked steps as TOML."""
-    return "\n\n".join(
-        "[[preprocessing]]\n" + "\n".join(f"{key} = {_toml(value)}" for key, value in step.items()) for step in steps
-    )
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return "0" if value is None else json.dumps(value, ensure_ascii=False)  # no null in TOML; 0 keeps an axis
-
-
 def _chosen(request: HttpRequest) -> str:
     """The steps to begin with: of a version, of a preset, or the usual ones."""
     if (version := request.GET.get("version", "")).isdigit():
         found = get_object_or_404(ModelVersion.objects.visible_to(request.user), pk=int(version))
-        return text_of(preprocessing.check(found.manifest.get("preprocessing", [])))
+        return toml.steps(preprocessing.check(found.manifest.get("preprocessing", [])))
     preset = FOLDER / f"{request.GET.get('preset', '')}.toml"
     if preset in set(FOLDER.glob("*.toml")):
-        return text_of(schema.load(preset)["preprocessing"])
-    return text_of(preprocessing.check(schema.DEFAULT_PREPROCESSING))
+        return toml.steps(schema.load(preset)["preprocessing"])
+    return toml.steps(preprocessing.check(schema.DEFAULT_PREPROCESSING))
 
 
 def _series(request: HttpRequest, pk: int) -> Series:
@@ -224,7 +210,7 @@ def _histogram(key: str, title: str, stage: dict[str, Any]) -> Curve:
         ],
         "layout": {
             "xaxis": {"title": {"text": "value"}},
-            "yaxis": {"title": {"text": "voxels"}, "type": "log", "exponentformat": "power"},
+            "yaxis": {"title": {"text": "voxels"}, "type": "log", "dtick": 1, "exponentformat": "power"},
             "margin": {"l": 52, "r": 10, "t": 10, "b": 40}, "showlegend": False, "bargap": 0,
         },
     }  # fmt: skip

@@ -59,7 +59,7 @@ def table(search: SettingsSearch) -> dict[str, Any]:
 
 
 def figure_of(search: SettingsSearch) -> str:
-    return "AUC" if search.config.get("task") == "classification" else "Dice"
+    return {"classification": "AUC", "detection": "FROC score"}.get(search.config.get("task"), "Dice")
 
 
 def spoken(value: Any) -> str:

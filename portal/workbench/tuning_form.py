@@ -8,23 +8,26 @@ from typing import Any
 from django import forms
 
 from inference.errors import ConfigError
-from inference.training import config as schema
 from inference.tuning import space
 from portal.accounts.models import Project, User
 from portal.workbench import presets
 from portal.workbench.training_form import CohortField, ReferenceField, choose_only, cohorts_for, references_for
 from studies.cohorts.models import Cohort, ReferenceStandard
 
-EXAMPLE = """
+HEAD = """
 [search]
 trials = 20        # how many settings are tried
 max_minutes = 0    # no new trial after this time; 0: no limit
 prune = true       # give up a trial that lies below the median of the others
 
 [search.space]
-training.learning_rate = { low = 1e-4, high = 3e-2, log = true }
+"""
+SPACE = """training.learning_rate = { low = 1e-4, high = 3e-2, log = true }
 training.weight_decay = { low = 1e-4, high = 1e-1, log = true }
 augmentation.rotation = { low = 0, high = 30 }
+"""
+OF_FROZEN = """training.regularisation = { low = 1e-4, high = 10.0, log = true }
+training.class_weights = ["none", "balanced"]
 """
 
 
@@ -69,11 +72,7 @@ class TuningForm(forms.Form):
             if self.searches:
                 cleaned["config"], cleaned["search"] = space.parse(cleaned["toml"])
             else:
-                raw = tomllib.loads(cleaned["toml"])
-                raw.pop("search", None)
-                cleaned["config"] = schema.check(raw)
-        except tomllib.TOMLDecodeError as error:
-            self.add_error("toml", f"This is not TOML: {error}.")
+                cleaned["config"] = space.base(cleaned["toml"])
         except ConfigError as error:
             for problem in error.problems:
                 self.add_error("toml", problem)
@@ -85,8 +84,7 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in presets.FOLDER.glob("*.toml"))
 
 
-def example(preset: str) -> str:
-    """The preset's text with an example of what may vary; empty where there is no such preset."""
-    if preset not in preset_names():
-        return ""
-    return (presets.FOLDER / f"{preset}.toml").read_text(encoding="utf-8").rstrip() + "\n" + EXAMPLE
+def varied(text: str) -> str:
+    """A configuration with an example of what may vary; the example alone where it is empty."""
+    frozen = tomllib.loads(text).get("training", {}).get("strategy") == "frozen"
+    return f"{text.rstrip()}\n{HEAD}{OF_FROZEN if frozen else SPACE}"

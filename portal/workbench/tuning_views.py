@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
@@ -10,20 +12,31 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from inference.errors import InferenceError
 from inference.jobs.models import Job
-from inference.training import exporting
+from inference.training import exporting, toml
 from inference.training.models import TrainingRun
 from inference.tuning import services
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
-from portal.workbench.tuning_form import TuningForm, example, preset_names
+from portal.workbench import presets, training_check
+from portal.workbench.training_form import TrainingForm, task_for
+from portal.workbench.tuning_form import TuningForm, preset_names, varied
 
 
 @require_http_methods(["GET", "POST"])
 def tuning_create(request: HttpRequest) -> HttpResponse:
-    """GET with `?preset=` and `?cohort=`; POST searches settings, or with `rate` the learning rate."""
+    """GET with `?preset=`, `?run=` and `?cohort=`; POST searches settings, or with `rate` the learning rate.
+
+    With `carry` the POST is the training form's, whose settings are shown here to vary them.
+    """
     if not projects_where(request.user, Action.RUN).exists():
         raise PermissionDenied
     whose = {"user": request.user, "project": current_project(request)}
+    if "carry" in request.POST:
+        made = training_check.of(TrainingForm(request.POST, **whose))
+        if not made.toml:
+            messages.warning(request, "The settings have mistakes: correct them first, then vary them.")
+        initial = {name: request.POST.get(name) for name in ("cohort", "reference")}
+        return _show(request, TuningForm(initial={**initial, "toml": varied(made.toml)}, **whose))
     if request.method == "POST":
         form = TuningForm(request.POST, searches="rate" not in request.POST, **whose)
         if form.is_valid():
@@ -46,15 +59,24 @@ def tuning_create(request: HttpRequest) -> HttpResponse:
             else:
                 return redirect("job", pk=job_id)
         return _show(request, form, status=422)
-    names = preset_names()
+    return _fresh(request, whose)
+
+
+def _fresh(request: HttpRequest, whose: dict[str, Any]) -> HttpResponse:
+    """The settings of a run, of a preset, or of what is usual for the cohort's reference standard."""
+    initial = {name: int(request.GET[name]) for name in ("cohort", "reference") if request.GET.get(name, "").isdigit()}
+    if (number := request.GET.get("run", "")).isdigit():
+        run = get_object_or_404(TrainingRun.objects.visible_to(request.user).select_related("reference"), pk=number)
+        initial = {"cohort": run.reference.cohort_id, "reference": run.reference_id} | initial
+        return _show(request, TuningForm(initial={**initial, "toml": varied(toml.text(run.config))}, **whose))
     chosen = request.GET.get("preset", "")
-    if chosen not in names:
-        chosen = names[0] if names else ""
-    initial: dict = {"toml": example(chosen)}
-    for name in ("cohort", "reference"):
-        if request.GET.get(name, "").isdigit():
-            initial[name] = int(request.GET[name])
-    return _show(request, TuningForm(initial=initial, **whose), preset=chosen)
+    if chosen not in preset_names():
+        form = TuningForm(initial=initial, **whose)
+        references = form.fields["reference"].queryset.filter(cohort=form.initial.get("cohort"))  # type: ignore[attr-defined]
+        reference = references.filter(pk=initial["reference"]).first() if "reference" in initial else references.first()
+        chosen = presets.usual(task_for(reference), reference) or preset_names()[0]
+    text = (presets.FOLDER / f"{chosen}.toml").read_text(encoding="utf-8")
+    return _show(request, TuningForm(initial={**initial, "toml": varied(text)}, **whose), preset=chosen)
 
 
 @require_POST

@@ -11,8 +11,8 @@ from django.core.management.base import CommandError
 from inference.errors import InferenceError
 from inference.management.following import JobCommand
 from inference.training import services as training
-from inference.training.config import load
 from inference.tuning import services
+from inference.tuning.space import base, read
 
 
 class Command(JobCommand):
@@ -29,7 +29,7 @@ class Command(JobCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         by = self.find_user(options["user"])
         try:
-            config = load(options["config"])
+            config = base(read(options["config"]))
             project = self.find_project(options["project"] or config["data"]["project"])
             cohort = training.find_cohort(project, options["cohort"] or config["data"]["cohort"])
             reference = training.find_reference(cohort, options["reference"] or config["data"]["reference"])

@@ -15,13 +15,17 @@ MORE = {
     "name": "awkward",
     "description": 'quotes " and \\ backslash, tab\t, Ärzte \x7f',
     "network": {"name": "nnunet", "features": 16},
-    "preprocessing": [],
+    "preprocessing": [{"name": "resample", "spacing": [0, 1, 0.5]}],
     "training": {"loss": "tversky"},
     "augmentation": {"flip": ["x", "z"]},
 }
 
 
-@pytest.mark.parametrize("given", [BALLS, SHAPES, MORE, *map(config.load, PRESETS)], ids=lambda given: given["name"])
+@pytest.mark.parametrize(
+    "given",
+    [BALLS, SHAPES, MORE, {**MORE, "name": "bare", "preprocessing": []}, *map(config.load, PRESETS)],
+    ids=lambda given: given["name"],
+)
 def test_what_is_written_is_read_back_as_the_same(given):
     checked = config.check(given)
     assert config.parse(toml.text(checked)) == checked

@@ -22,8 +22,11 @@ def test_the_rate_of_steepest_descent_is_suggested_not_that_of_the_smallest_loss
     assert reason == ""
 
 
-def test_smoothing_has_no_bias_at_its_start():
+def test_smoothing_keeps_constants_and_does_not_lag_behind_the_rate():
     assert smooth([3.0] * 20) == pytest.approx([3.0] * 20)
+    falls = 1 / (1 + np.exp((np.arange(100) - 40) / 4))  # halfway at step 40
+    made = np.asarray(smooth(list(falls)))
+    assert int(np.gradient(made).argmin()) == 40
 
 
 @pytest.mark.parametrize(

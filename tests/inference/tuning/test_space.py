@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from inference.errors import ConfigError
+from inference.training import config as configuration
 from inference.tuning import space
+from tests.inference.class_factory import CONFIG as SHAPES
 
 BASE = """
 name = "balls"
@@ -38,6 +40,11 @@ rotation = { low = 0, high = 30, step = 5 }
     assert search["space"]["augmentation.rotation"]["whole"] is False  # a number of degrees, not a count
     assert search["space"]["training.patch"] == {"choices": [[16, 16, 16], [32, 32, 32]]}
     assert set(search["space"]) >= {"network.dropout"}
+
+
+def test_the_learning_rate_is_looked_for_with_the_same_file():
+    text = BASE + '[search.space]\ntraining.loss = ["dice", "dice_ce"]'
+    assert space.base(text) == space.parse(text)[0]
 
 
 def test_a_trial_is_the_configuration_with_other_values_and_the_window_goes_with_the_patch():
@@ -74,3 +81,11 @@ def test_wrong_spaces(text, words):
         base = base.replace("[search]\ntrials = 5\n", "")
     with pytest.raises(ConfigError, match=words):
         space.parse(base + text)
+
+
+def test_on_frozen_features_only_what_changes_something_can_be_varied():
+    frozen = {**SHAPES["training"], "strategy": "frozen", "weights": "imagenet"}
+    config = configuration.check({**SHAPES, "training": frozen})
+    with pytest.raises(ConfigError, match=r"changes nothing on frozen features; vary training\.regularisation"):
+        space.check(config, {"space": {"training.learning_rate": [0.1, 0.2]}})
+    assert space.check(config, {"space": {"training.regularisation": [0.1, 0.2]}})["trials"] == 20

@@ -8,11 +8,13 @@ import pytest
 
 from inference.errors import TrainingError
 from inference.jobs.models import Job
+from inference.training import services as training
 from inference.training.models import TrainingRun
 from inference.tuning import services
 from inference.tuning.fitting import Judged
 from inference.tuning.models import SettingsSearch
 from portal.accounts.models import Role
+from portal.workbench.tuning_form import varied
 from tests.inference.models_factory import CONFIG, ball_cohort
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("media", "broker")]
@@ -169,3 +171,35 @@ def test_over_rest_a_search_is_started_read_and_trained_with(browser, project, d
     engineer.get("/api/settings-searches/")
     with django_assert_max_num_queries(8):
         assert engineer.get("/api/settings-searches/").json()["count"] == 5
+
+
+def test_the_settings_of_the_training_form_of_a_run_or_of_the_usual_preset_are_shown_to_be_varied(browser, project):
+    cohort, _ = ball_cohort(project, 4)
+    engineer = browser(Role.ENGINEER)
+    usual = engineer.get(f"/training/settings/?cohort={cohort.pk}").content.decode()
+    assert "task = &quot;classification&quot;" not in usual  # the reference standard holds masks
+    run = training.start(project=project, config=CONFIG, cohort=cohort, by=None)
+    page = engineer.get(f"/training/settings/?run={run.pk}").content.decode()
+    assert "name = &quot;balls&quot;" in page
+    assert "[search.space]" in page
+    form = engineer.get(f"/training/new/?run={run.pk}").content.decode()
+    assert 'formaction="/training/settings/"' in form
+    assert f"/cohorts/{cohort.pk}/preprocessing/" in form
+    posted = {
+        "carry": "yes",
+        "cohort": cohort.pk,
+        "task": "segmentation",
+        "name": "carried",
+        "training.patch": "12 16 20",
+        "network.parameters": "channels = [4, 8]\nstrides = [2]",
+    }
+    carried = engineer.post("/training/settings/", posted).content.decode()
+    assert "name = &quot;carried&quot;" in carried, carried[:3000]
+    assert "[search.space]" in carried
+    assert not Job.objects.exclude(pk=run.job_id).exists()
+
+
+def test_of_a_frozen_classifier_other_settings_are_offered():
+    text = varied('name = "x"\n[training]\nstrategy = "frozen"')
+    assert "training.regularisation" in text
+    assert "learning_rate" not in text
