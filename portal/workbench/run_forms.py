@@ -113,9 +113,13 @@ class RunForm(forms.Form):
         return cleaned
 
     def _choose(self, version: ModelVersion, studies: list[Study]) -> dict[int, dict[str, int]]:
-        """What was chosen by hand; asks for what is missing, and for everything where that was the button."""
+        """What was chosen by hand; asks for what is missing, and for everything where that was the button.
+
+        A study that was asked about and left as it is runs all the same: its case ends with the cause.
+        """
         by_hand: dict[int, dict[str, int]] = {}
         self.choices = []
+        open_questions = False
         asked = "choose" in self.data
         if len(studies) > MOST_BY_HAND:
             if asked:
@@ -130,10 +134,12 @@ class RunForm(forms.Form):
                 problem = error.cause
             if chosen:
                 by_hand[study.pk] = chosen
+            if problem and (chosen or f"input-{study.pk}-0" not in self.data):
+                open_questions = True
             if (problem or chosen or asked) and (series := inputs.images_of(study)):
                 self.choices.append(StudyChoice(study, self._inputs(version, study, series, chosen), problem))
-        if asked or any(choice.problem for choice in self.choices):
-            self.add_error("where", "Choose the series below, then run.")
+        if asked or (open_questions and self.choices):
+            self.add_error("where", "Choose the series below, then run. A study left as it is ends with its cause.")
         return by_hand
 
     def _chosen(self, version: ModelVersion, study: Study) -> dict[str, int]:

@@ -13,7 +13,7 @@ from inference.registry.models import Model
 from portal.accounts.models import Project, Role, User
 from portal.annotation.models import Task
 from portal.worklist.filters import NOT_IMAGES
-from studies.models import Patient, Series, Study
+from studies.models import Origin, Patient, Series, Study
 from studies.quality.models import Finding
 
 
@@ -66,14 +66,15 @@ def build(studies: QuerySet[Study] | list[Study], user: User) -> list[Row]:
     for entry in (
         Series.objects.visible_to(user)
         .filter(study__in=rows)
-        .values("study", "modality")
+        .values("study", "modality", "origin")
         .annotate(series=Count("pk"), images=Sum("number_of_instances"))
         .order_by("modality")
     ):
         row = rows[entry["study"]]
         row.series += entry["series"]
         row.images += entry["images"] or 0
-        if entry["modality"] and entry["modality"] not in NOT_IMAGES:
+        # What models and readers made has modalities of its own, such as OT for the map of a model.
+        if entry["modality"] and entry["origin"] == Origin.ACQUIRED and entry["modality"] not in NOT_IMAGES:
             row.modalities.append(entry["modality"])
     for finding in Finding.objects.visible_to(user).filter(series__study__in=rows).select_related("series"):
         words = rows[finding.series.study_id].findings

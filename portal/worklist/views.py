@@ -83,6 +83,7 @@ def study(request: HttpRequest, pk: int) -> HttpResponse:
         "study": study,
         "person": person(study.patient, study.study_date),
         "images": [one for one in series if one.origin == Origin.ACQUIRED],
+        "modalities": sorted({one.modality for one in series if one.origin == Origin.ACQUIRED} - {"SEG", "SR", ""}),
         "made": [one for one in series if one.origin != Origin.ACQUIRED],
         "annotations": [one for one in series if one.origin in (Origin.ANNOTATION, Origin.REFERENCE)],
         "results": results,

@@ -164,11 +164,25 @@ def test_the_form_asks_for_the_series_that_it_cannot_choose_and_runs_on_what_was
     assert "No series fits the input FLAIR" in page
     assert f'name="input-{study.pk}-1"' in page
     assert not Job.objects.exists()
+    # One chosen, the other not: it asks again.
+    answer = client.post("/runs/new/", asked | {f"input-{study.pk}-0": second.pk, f"input-{study.pk}-1": ""})
+    assert answer.status_code == 422
     chosen = {f"input-{study.pk}-0": second.pk, f"input-{study.pk}-1": other.pk}
     answer = client.post("/runs/new/", asked | chosen)
     assert answer.status_code == 302, answer.content.decode()
     assert Job.objects.get().parameters["by_hand"] == {str(study.pk): {"T1": second.pk, "FLAIR": other.pk}}
     assert first.pk not in Job.objects.get().parameters["by_hand"][str(study.pk)].values()
+
+
+def test_a_study_that_was_asked_about_does_not_hold_up_the_others(browser, project):
+    study, _ = two_series(project)
+    made = version(project, "segmentation", [{"number": 1, "name": "Lesion"}])
+    made.manifest["inputs"] = INPUTS
+    made.save()
+    asked = {"version": made.pk, "where": "studies", "studies": str(study.pk), "priority": "normal"}
+    untouched = {f"input-{study.pk}-0": "", f"input-{study.pk}-1": ""}
+    assert browser(Role.ENGINEER).post("/runs/new/", asked | untouched).status_code == 302
+    assert "by_hand" not in Job.objects.get().parameters
 
 
 def test_series_can_be_chosen_where_the_form_would_not_ask(browser, project):
