@@ -70,7 +70,7 @@ def visible_series(task: Task):
     own = segmentations.own_series(task).values("pk")
     series = Series.objects.filter(study_id=task.case.study_id)
     shown = task_state.shown_prediction(task.campaign, task)
-    model = series.filter(pk=shown.segmentation_id) if shown and shown.segmentation_id else series.none()
+    model = series.filter(pk__in=[shown.segmentation_id, shown.report_id] if shown else [])
     return series.filter(origin=Origin.ACQUIRED) | series.filter(pk__in=own) | model
 
 

@@ -107,10 +107,11 @@ def ai_of(campaign: Campaign, task: Task) -> dict[str, Any] | None:
     prediction = shown_prediction(campaign, task)
     if prediction is None:
         return None
-    series = prediction.segmentation
+    series, report = prediction.segmentation, prediction.report
     return {
         "version": str(prediction.version),
         "segmentation_series_uid": series.series_instance_uid if series else None,
+        "report_series_uid": report.series_instance_uid if report else None,
         "scores": prediction.scores,
         "measurements": prediction.measurements,
     }
@@ -121,6 +122,6 @@ def shown_prediction(campaign: Campaign, task: Task) -> Prediction | None:
         return None
     return (
         Prediction.objects.filter(version_id=campaign.ai_version_id, image_id=task.case.image_id)
-        .select_related("version__model", "segmentation")
+        .select_related("version__model", "segmentation", "report")
         .first()
     )

@@ -177,7 +177,7 @@ def _test(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation | None])
     for evaluation in evaluations:
         own: dict[str, Any] = {}
         for name, figures in (evaluation.summary if evaluation else {}).items():
-            for key, title in (("dice", "Dice"), ("auc", "AUC")):
+            for key, title in (("dice", "Dice"), ("auc", "AUC"), ("froc_score", "FROC score")):
                 entry = figures.get(key) or {}
                 if entry.get("estimate") is not None:
                     own[f"{title}, {name}"] = entry

@@ -12,9 +12,15 @@ from inference.jobs.models import Job
 
 MOST_POINTS = 400
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-ORDER = ("loss", "dice", "auc", "memory_gb")
-SHARES = ("dice", "auc")
-TITLES = {"loss": "Loss", "dice": "Validation Dice", "auc": "Validation AUC", "memory_gb": "Memory"}
+ORDER = ("loss", "dice", "auc", "froc", "memory_gb")
+SHARES = ("dice", "auc", "froc")
+TITLES = {
+    "loss": "Loss",
+    "dice": "Validation Dice",
+    "auc": "Validation AUC",
+    "froc": "Validation FROC score",
+    "memory_gb": "Memory",
+}
 Points = dict[int, float]
 
 
@@ -96,7 +102,7 @@ def _title(group: str) -> str:
 
 
 def _layout(group: str) -> dict[str, Any]:
-    axis = {"dice": "Dice", "auc": "AUC", "memory_gb": "GB"}.get(group, _title(group).lower())
+    axis = {"dice": "Dice", "auc": "AUC", "froc": "FROC score", "memory_gb": "GB"}.get(group, _title(group).lower())
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": "epoch"}},
         "yaxis": {"title": {"text": axis}, "rangemode": "tozero"},

@@ -84,7 +84,7 @@ async function main() {
     const viewer = await openViewer(frame);
     timer.watch(frame.contentWindow);
     frame.contentWindow.addEventListener("keydown", (event) => onKey(event, { questions, labels, submit: () => byId("submit").click() }), true);
-    new AiResult(byId("ai"), state, viewer.overlays).start();
+    new AiResult(byId("ai"), state, viewer).start();
     if (state.segments.length) {
       await labels.connect(viewer.drawing, state, saver);
       await bringBackDrawing({ saver, labels });

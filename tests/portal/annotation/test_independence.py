@@ -9,7 +9,7 @@ from portal.accounts.models import Role
 from portal.annotation import campaigns, reading
 from portal.annotation.design import QuestionSpec
 from portal.annotation.models import Draft
-from studies.dicom import segmentation
+from studies.dicom import segmentation, structured_report
 from studies.models import Origin, Series
 from studies.volumes import source_datasets
 from tests.factories import member, store_datasets
@@ -30,7 +30,7 @@ def campaign(world):
 
 
 def model_result(world, campaign, name="net") -> Prediction:
-    """A SEG by a model version on the image of the first case."""
+    """A SEG and a report by a model version on the image of the first case."""
     model = Model.objects.create(project=world.project, name=name, task=Model.Task.SEGMENTATION)
     version = ModelVersion.objects.create(model=model, number=1, bundle=name, digest="0", manifest={})
     case = task_of(campaign, world.alice).case
@@ -39,9 +39,13 @@ def model_result(world, campaign, name="net") -> Prediction:
         algorithm=segmentation.Algorithm(name, "1"),
     )  # fmt: skip
     series = store_datasets(world.project, [dataset], origin=Origin.MODEL, provenance=f"{name} 1")
-    return Prediction.objects.create(
-        version=version, study=case.study, image=case.image, segmentation=series, scores={"Nodule": 0.9}
+    said = structured_report.write(
+        source_datasets(case.image), scores={"Nodule": 0.9}, algorithm=segmentation.Algorithm(name, "1")
     )
+    return Prediction.objects.create(
+        version=version, study=case.study, image=case.image, segmentation=series, scores={"Nodule": 0.9},
+        report=store_datasets(world.project, [said], origin=Origin.MODEL, provenance=f"{name} 1"),
+    )  # fmt: skip
 
 
 def dicomweb_paths(root, study, series) -> list[str]:
@@ -181,10 +185,12 @@ def test_model_results_are_served_only_where_the_campaign_shows_that_version(cli
 
     image = shown.image.series_instance_uid
     assert served(plain) == {image}
-    assert served(with_ai) == {image, shown.segmentation.series_instance_uid}
+    results = {shown.segmentation.series_instance_uid, shown.report.series_instance_uid}
+    assert served(with_ai) == {image, *results}
     assert client.get(reverse("reading_state", args=[task_of(plain, world.alice).pk])).json()["ai"] is None
     state = client.get(reverse("reading_state", args=[task_of(with_ai, world.alice).pk])).json()
     assert state["ai"]["segmentation_series_uid"] == shown.segmentation.series_instance_uid
+    assert state["ai"]["report_series_uid"] == shown.report.series_instance_uid
     assert state["ai"]["scores"] == {"Nodule": 0.9}
     # The embargo keeps both out of the general root while the reading is open.
     for prediction in (shown, other):
