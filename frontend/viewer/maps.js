@@ -266,6 +266,8 @@ export class HeatMaps extends EventTarget {
   }
 
   explain(layer, map) {
+    // In a narrow window the legend would lie over OHIF's own texts in the corners.
+    layer.legend.style.bottom = layer.box.clientWidth < 560 ? "64px" : "10px";
     if (layer.legend.dataset.series === map.series) return;
     layer.legend.dataset.series = map.series;
     const item = this.items.find((candidate) => candidate.id === map.series);

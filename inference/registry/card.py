@@ -91,13 +91,14 @@ def _inputs(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def _outputs(manifest: dict[str, Any]) -> dict[str, Any]:
     output = manifest.get("output") or {}
+    exclusive = manifest.get("task") == "classification" and output.get("activation") != "sigmoid"
     return {
         "labels": [
             {"number": label.get("number"), "name": label.get("name"), "unit": label.get("unit")}
             for label in manifest.get("labels") or []
         ],
-        "activation": output.get("activation", ""),
-        "thresholds": manifests.thresholds(manifest) if output else {},
+        "exclusive": exclusive,
+        "thresholds": manifests.thresholds(manifest) if output and not exclusive else {},
     }
 
 
@@ -190,7 +191,7 @@ def composition(cases: Sequence[Case]) -> dict[str, Any]:
         "modalities": dict(Counter(row.image.modality for row in rows if row.image.modality).most_common()),
         "scanners": sorted(overlap.scanners_of(rows)),
         "sites": sorted(overlap.institutions_of(rows)),
-        "years": [years[0], years[-1]] if years else [],
+        "years": sorted({years[0], years[-1]}) if years else [],
     }
 
 
@@ -220,6 +221,7 @@ def results_of(version: ModelVersion, user: User) -> list[dict[str, Any]]:
         .select_related("reference__cohort")
         .order_by("-finished_at")
     )
+    labels = [label.get("name") for label in version.manifest.get("labels") or []]
     return [
         {
             "id": evaluation.pk,
@@ -230,15 +232,18 @@ def results_of(version: ModelVersion, user: User) -> list[dict[str, Any]]:
             "at": evaluation.finished_at.isoformat() if evaluation.finished_at else "",
             "shared": overlap.words(evaluation.overlap or {}),
             "shared_known": bool(evaluation.overlap) and evaluation.overlap.get("known") is not False,
-            "figures": _figures(evaluation.summary),
+            "figures": _figures(evaluation.summary, labels),
         }
         for evaluation in finished
     ]
 
 
-def _figures(summary: dict[str, Any]) -> list[dict[str, Any]]:
+def _figures(summary: dict[str, Any], labels: Sequence[Any]) -> list[dict[str, Any]]:
+    """In the order of the model's labels; JSON in the database keeps none."""
     rows = []
-    for structure, figures in summary.items():
+    known = [name for name in labels if name in summary]
+    for structure in [*known, *(name for name in summary if name not in known)]:
+        figures = summary[structure]
         order = sorted(figures, key=lambda key: list(FIGURES).index(key) if key in FIGURES else len(FIGURES))
         for key in order:
             entry = figures[key]

@@ -62,7 +62,8 @@ def _outputs(outputs: dict[str, Any]) -> str:
         (label["number"], label["name"], label["unit"] or "", outputs["thresholds"].get(label["name"], ""))
         for label in outputs["labels"]
     ]
-    return _table(("Number", "Label", "Unit", "Threshold"), rows)
+    made = _table(("Number", "Label", "Unit", "Threshold"), rows)
+    return f"{made}\n\nThey exclude each other; the likeliest counts." if outputs["exclusive"] else made
 
 
 def _training(training: dict[str, Any]) -> list[str]:
@@ -99,7 +100,7 @@ COMPOSITION = {
     "Modalities": lambda people: ", ".join(f"{name} {count}" for name, count in people["modalities"].items()) or "–",
     "Scanners": lambda people: ", ".join(people["scanners"]) or "unknown",
     "Sites": lambda people: ", ".join(people["sites"]) or "unknown",
-    "Years": lambda people: "–".join(map(str, dict.fromkeys(people["years"]))) or "unknown",
+    "Years": lambda people: "–".join(map(str, people["years"])) or "unknown",
     "Synthetic": lambda people: f"{people['synthetic']} of {people['cases']} cases" if people["synthetic"] else "none",
 }
 

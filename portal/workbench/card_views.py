@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from inference.errors import CardError
 from inference.registry import card_text
 from inference.registry.card import card_of
+from inference.registry.card_markdown import COMPOSITION
 from inference.registry.models import ModelVersion
 from portal.accounts.permissions import Action, may
 
@@ -50,7 +51,9 @@ def card(request: HttpRequest, pk: int) -> HttpResponse:
     training = made["training"]
     training["told"] = {key.replace("_", " ").capitalize(): value for key, value in training["told"].items()}
     for run in training["runs"]:
-        run["both"] = [run["learned_from"], run["chosen_by"]]
+        run["rows"] = [
+            (title, told(run["learned_from"]), told(run["chosen_by"])) for title, told in COMPOSITION.items()
+        ]
     context = {
         "version": version,
         "card": made,

@@ -7,6 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_GET
 
+from inference.explanation.settings import TASKS
 from inference.jobs.models import Job
 from inference.prediction import answers
 from inference.prediction.models import Prediction
@@ -31,7 +32,7 @@ def prediction(request: HttpRequest, pk: int) -> HttpResponse:
         "maps": found.maps.select_related("series"),
         "inputs": [{**entry, "series": series.get(entry["series"])} for entry in found.inputs],
         "caution": answers.CAUTION,
-        "classifies": found.version.model.task == "classification",
+        "explains": found.version.model.task in TASKS,
         "may_run": may(request.user, Action.RUN, found.version.model.project),
     }
     return render(request, "workbench/prediction.html", context)
