@@ -27,6 +27,12 @@ NOT_ROUTED_CLASSES = (
 )
 
 
+COLUMNS = (
+    "study", "modality", "body_part_examined", "import_source", "sending_ae_title", "series_description",
+    "manufacturer", "manufacturer_model_name", "station_name", "number_of_instances", "series_number", "updated_at",
+)  # fmt: skip
+
+
 class Verdict(StrEnum):
     MATCH = "match"
     PRESENT = "present"
@@ -97,7 +103,9 @@ def settled_before() -> datetime:
 def facts_of(studies: Sequence[Study], versions: Iterable[ModelVersion]) -> Facts:
     keys = [study.pk for study in studies]
     images: dict[int, list[Series]] = {}
-    for series in acquired().filter(study__in=keys).order_by("-number_of_instances", "series_number", "pk"):
+    for series in (
+        acquired().filter(study__in=keys).only(*COLUMNS).order_by("-number_of_instances", "series_number", "pk")
+    ):
         images.setdefault(series.study_id, []).append(series)
     open_files = Refusal.objects.open().filter(
         study_instance_uid__in=[study.study_instance_uid for study in studies],

@@ -75,10 +75,12 @@ class RoutingRule(models.Model):
 
 
 class Look(models.Model):
-    """That a study was routed when it had this many acquired images; with another number it is looked at again."""
+    """That the rules were asked about a study when it had this many acquired images; with another number they are asked
+    again. `objects_held`: all that it held then, whoever made it."""
 
     study = models.OneToOneField(Study, primary_key=True, on_delete=models.CASCADE, related_name="routing_look")
     number_of_instances = models.PositiveIntegerField()
+    objects_held = models.PositiveIntegerField(default=0)
     looked_at = models.DateTimeField(auto_now=True)
 
 

@@ -16,8 +16,8 @@ from inference.routing.models import RoutingRule
 from studies.models import Study
 
 MOST = 20_000  # studies that are looked at, the newest
+AT_A_GLANCE = 3_000  # the same beside a form that is being written
 CHUNK = 500
-PERIODS = {"7": 7, "30": 30, "365": 365, "all": None}  # days since the studies came in
 
 
 @dataclass
@@ -64,25 +64,24 @@ def studies_of(rule: RoutingRule, days: int | None) -> QuerySet[Study]:
     return (studies if start is None else studies.filter(created_at__gte=start)).order_by("-pk")
 
 
-def tally(rule: RoutingRule, days: int | None) -> Tally:
-    return page(rule, days, None, number=1, size=0)[0]
+def tally(rule: RoutingRule, days: int | None, *, most: int = MOST) -> Tally:
+    return page(rule, days, None, number=1, size=0, most=most)[0]
 
 
 def page(
-    rule: RoutingRule, days: int | None, verdict: Verdict | None, *, number: int, size: int
+    rule: RoutingRule, days: int | None, verdict: Verdict | None, *, number: int, size: int, most: int = MOST
 ) -> tuple[Tally, list[Decision]]:
-    """The tally, and one page (from 1) of decisions with this verdict, newest study first."""
+    """The tally, and one page (from 1) of decisions with this verdict, newest study first; at most `most` studies."""
     counts = dict.fromkeys(Verdict, 0)
     matches: list[int] = []
     found: list[Decision] = []
-    seen, first = 0, (number - 1) * size
-    complete = True
-    for decision in decisions(rule, studies_of(rule, days).select_related("patient")[: MOST + 1]):
-        if seen == MOST:
+    seen, first, complete = 0, (number - 1) * size, True
+    for decision in decisions(rule, studies_of(rule, days).select_related("patient")[: most + 1]):
+        if seen == most:
             complete = False
             break
+        place = counts[decision.verdict] if verdict is not None else seen
         seen += 1
-        place = counts[decision.verdict] if verdict is not None else seen - 1
         counts[decision.verdict] += 1
         if decision.verdict is Verdict.MATCH:
             matches.append(decision.study.pk)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import Exists, F, Max, Min, OuterRef, Q, QuerySet
 
 from inference.errors import InferenceError
 from inference.jobs.models import Job
@@ -27,7 +27,7 @@ from inference.routing.matching import Decision, Verdict
 from inference.routing.models import Look, RoutedStudy, RoutingRule
 from portal.accounts.audit import trail
 from portal.accounts.models import Project, User
-from studies.models import Origin, Refusal, Series, Study
+from studies.models import Origin, Refusal, Study
 from studies.removal import RemovalError
 
 logger = logging.getLogger(__name__)
@@ -39,25 +39,23 @@ MOST_AT_ONCE = 500  # studies that “run on these now” takes
 Outcome, Push = RoutedStudy.Outcome, RoutedStudy.Push
 
 
-def pending(project: Project | None = None, *, held: bool = False) -> QuerySet[Study]:
-    """Studies at rest for which an enabled rule is to be asked; with `held` those that wait for their quarantine."""
-    rules = RoutingRule.objects.filter(enabled=True)
-    if project is not None:
-        rules = rules.filter(project=project)
-    since = rules.filter(project=OuterRef("study__project")).order_by("enabled_at").values("enabled_at")[:1]
+def pending(project: Project, *, held: bool = False) -> QuerySet[Study]:
+    """Studies at rest for which enabled rules of a project are to be asked; with `held` those that wait for their
+    quarantine.
+
+    Cheap however large the archive is: what was looked at and got nothing since is left out by the study's own row.
+    """
+    since = RoutingRule.objects.filter(project=project, enabled=True).aggregate(first=Min("enabled_at"))["first"]
+    if since is None:
+        return Study.objects.none()
     acquired = Q(series__origin=Origin.ACQUIRED, series__number_of_instances__gt=0)
-    arrived = Series.objects.filter(
-        origin=Origin.ACQUIRED, number_of_instances__gt=0, study__project__in=rules.values("project")
-    ).filter(updated_at__gte=Subquery(since))
-    refused = Refusal.objects.open().of_study(OuterRef("study_instance_uid"), OuterRef("project"))
+    refused = Refusal.objects.open().of_study(OuterRef("study_instance_uid"), project.pk)
     return (
-        Study.objects.filter(pk__in=arrived.values("study"))
-        .annotate(
-            images=Sum("series__number_of_instances", filter=acquired),
-            newest=Max("series__updated_at", filter=acquired),
-        )
-        .filter(Q(routing_look__isnull=True) | ~Q(routing_look__number_of_instances=F("images")))
-        .filter(Exists(refused) if held else ~Exists(refused), newest__lt=matching.settled_before())
+        Study.objects.filter(project=project, updated_at__gte=since)
+        .filter(Q(routing_look__isnull=True) | ~Q(routing_look__objects_held=F("number_of_instances")))
+        .filter(Exists(refused) if held else ~Exists(refused))
+        .annotate(newest=Max("series__updated_at", filter=acquired))
+        .filter(newest__gte=since, newest__lt=matching.settled_before())
         .order_by("pk")
     )
 
@@ -66,7 +64,8 @@ def route_settled() -> int:
     """Ask the rules about every study that settled; returns how many studies that were. One process at a time."""
     started, count = time.monotonic(), 0
     with _alone() as alone:
-        for key in list(pending().values_list("pk", flat=True)) if alone else []:
+        projects = Project.objects.filter(routing_rules__enabled=True).distinct().order_by("pk") if alone else []
+        for key in [key for project in projects for key in pending(project).values_list("pk", flat=True)]:
             if time.monotonic() - started > TURN_SECONDS:
                 break
             try:
@@ -90,7 +89,7 @@ def _alone() -> Iterator[bool]:
 
 
 def route_study(key: int) -> bool:
-    """Ask the enabled rules of a study's project, in their order, once it is at rest; whether it was done."""
+    """Ask the enabled rules of a study's project, in their order, once it is at rest; whether they were asked."""
     with transaction.atomic():
         study = Study.objects.select_for_update(of=("self",), no_key=True).filter(pk=key).first()
         if study is None:
@@ -102,6 +101,9 @@ def route_study(key: int) -> bool:
         arrived = facts.arrived_at(study)
         if arrived is None or arrived >= facts.at_rest_since or study.pk in facts.held:
             return False
+        images = facts.number_of_instances(study)
+        if Look.objects.filter(study=study, number_of_instances=images).update(objects_held=study.number_of_instances):
+            return False  # only results and the like were added
         asked = [rule for rule in rules if rule.enabled_at is not None and rule.enabled_at <= arrived]
         first = [matching.decide(rule, rule.parsed(), versions[rule.pk], study, facts) for rule in asked]
         if any(decision.verdict is Verdict.UNSETTLED for decision in first):
@@ -111,7 +113,9 @@ def route_study(key: int) -> bool:
             decision = matching.decide(rule, rule.parsed(), versions[rule.pk], study, facts)
             if decision.verdict in (Verdict.MATCH, Verdict.PRESENT, Verdict.SKIPPED):
                 _apply(rule, [decision], by=None)
-        Look.objects.update_or_create(study=study, defaults={"number_of_instances": facts.number_of_instances(study)})
+        Look.objects.update_or_create(
+            study=study, defaults={"number_of_instances": images, "objects_held": study.number_of_instances}
+        )
     return True
 
 

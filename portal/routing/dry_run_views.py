@@ -40,7 +40,7 @@ def preview_form(request: HttpRequest) -> HttpResponse:
         values = form.values()
         del values["name"]
         try:
-            context["tally"] = preview.tally(service.draft(project, **values), 30)
+            context["tally"] = preview.tally(service.draft(project, **values), 30, most=preview.AT_A_GLANCE)
         except RuleError as error:
             context["problem"] = error
     elif "runs" in form.errors and len(form.errors) == 1:

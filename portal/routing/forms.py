@@ -34,7 +34,7 @@ SOURCES = [
 ]
 PLACEHOLDERS = {
     "study_description": "thorax",
-    "series_description": "*lung*",
+    "series_description": "lung",
     "manufacturer": "siemens",
     "manufacturer_model_name": "force",
     "station_name": "CT2",
@@ -62,9 +62,7 @@ class RuleForm(forms.Form):
     body_part_examined = forms.CharField(
         max_length=400, required=False, label="BodyPartExamined", help_text="CHEST, or several with commas"
     )
-    minimum_instances = forms.IntegerField(
-        min_value=1, max_value=100_000, required=False, label="Images in the series, at least"
-    )
+    minimum_instances = forms.IntegerField(min_value=1, max_value=100_000, required=False, label="Images, at least")
     sop_class_uid = forms.MultipleChoiceField(required=False, label="SOPClassUID", widget=forms.CheckboxSelectMultiple)
     import_source = forms.MultipleChoiceField(
         choices=SOURCES, required=False, label="Came in by", widget=forms.CheckboxSelectMultiple

@@ -69,17 +69,17 @@ def rule(request: HttpRequest, pk: int) -> HttpResponse:
     log = (
         RoutedStudy.objects.visible_to(user)
         .filter(rule=found)
-        .select_related("study", "image", "version__model", "job", "by", "node", "push_job")
+        .select_related("study__patient", "image", "version__model", "job", "by", "node", "push_job")
         .order_by("-pk")
     )
-    held = services.pending(found.project, held=True)
+    held = services.pending(found.project, held=True) if found.enabled else []
     version = found.present_version()
     context = {
         "rule": found,
         "words": list(found.parsed().words()),
         "version": version,
         "log": Paginator(log, PAGE).get_page(request.GET.get("page")),
-        "held": list(held[:SHOWN_WAITING]) if found.enabled else [],
+        "held": list(held[:SHOWN_WAITING]),
         "may_change": may(user, Action.RUN, found.project),
         "may_send": may(user, Action.IMPORT, found.project),
     }
@@ -151,7 +151,7 @@ def rule_delete(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_POST
 def routed_resend(request: HttpRequest, pk: int) -> HttpResponse:
-    """Send the result again to the node of its rule; `next`: study, or the rule's page."""
+    """Send the result again to the node of its rule; `next`: study, prediction, or the rule's page."""
     user: Any = request.user
     row = get_object_or_404(RoutedStudy.objects.visible_to(user).select_related("study__project", "node"), pk=pk)
     if not may(user, Action.IMPORT, row.study.project):
@@ -162,6 +162,8 @@ def routed_resend(request: HttpRequest, pk: int) -> HttpResponse:
         messages.error(request, str(error))
     else:
         messages.success(request, "The result is sent again within a minute.")
+    if request.POST.get("next") == "prediction" and row.prediction_id is not None:
+        return redirect("prediction", pk=row.prediction_id)
     if request.POST.get("next") == "study" or row.rule_id is None:
         return redirect("study", pk=row.study_id)
     return redirect("rule", pk=row.rule_id)

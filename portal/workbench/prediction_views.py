@@ -34,6 +34,8 @@ def prediction(request: HttpRequest, pk: int) -> HttpResponse:
         "caution": answers.CAUTION,
         "explains": found.version.model.task in TASKS,
         "may_run": may(request.user, Action.RUN, found.version.model.project),
+        "routed": found.routed.filter(current=True).select_related("rule", "node", "push_job").order_by("pk"),
+        "may_send": may(request.user, Action.IMPORT, found.study.project),
     }
     return render(request, "workbench/prediction.html", context)
 

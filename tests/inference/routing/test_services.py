@@ -134,7 +134,7 @@ def test_a_study_with_files_in_quarantine_waits_until_they_are_settled(project, 
     batch = store.open_batch(project, ImportBatch.Source.COMMAND)
     assert store.store_file(part10_bytes(ct_slice(9, StudyInstanceUID=uid, PatientID="P9")), batch=batch).refused
     assert services.route_settled() == 0
-    assert list(services.pending(held=True)) == [series.study]
+    assert list(services.pending(project, held=True)) == [series.study]
     facts = matching.facts_of([series.study], [version])
     assert matching.decide(rule, rule.parsed(), version, series.study, facts).verdict == "held"
     # another project's quarantine says nothing about this study
