@@ -65,7 +65,7 @@ def run_fit(config: Config, module: TrainingModule, data: Any, folder: Path, wat
     """data: a data module with `training`, `validation` and `set_epoch`. See `fit`."""
     settings = config["training"]
     use_all_cores()
-    _check_memory(module, min(settings["batch_size"], len(data.train_dataloader().dataset)), settings, watcher)
+    check_memory(module, min(settings["batch_size"], len(data.train_dataloader().dataset)), settings, watcher)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     report = _Report(watcher, data, folder)
@@ -189,7 +189,8 @@ class _Report(pl.Callback):
         return f"epoch {trainer.current_epoch + 1} of {'at most ' if module.clock.budget else ''}{total}{loss}"
 
 
-def _check_memory(module: TrainingModule, batch: int, settings: dict[str, Any], watcher: Watcher) -> None:
+def check_memory(module: TrainingModule, batch: int, settings: dict[str, Any], watcher: Watcher) -> None:
+    """Raise `TrainingError` where a batch of the configured patches will not fit into memory."""
     needed = training_bytes(
         module.network,
         batch=batch,

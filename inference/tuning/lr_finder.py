@@ -21,7 +21,7 @@ from inference.training import classifier
 from inference.training.config import Config
 from inference.training.data import SegmentationData
 from inference.training.detection import DetectionModule
-from inference.training.fit import Watcher, trainer_for
+from inference.training.fit import Watcher, check_memory, trainer_for
 from inference.training.module import Clock, LossError, SegmentationModule, TrainingModule
 from inference.training.sets import Sets
 
@@ -53,6 +53,8 @@ def range_test(sets: Sets, config: Config, watcher: Watcher, *, steps: int = STE
     module, data = _fresh(sets, config)
     rates = list(np.geomspace(LOWEST, HIGHEST, steps))
     module.schedule = lambda step: rates[min(step, steps - 1)]
+    batch = min(config["training"]["batch_size"], len(data.train_dataloader().dataset))
+    check_memory(module, batch, config["training"], watcher)
     sweep = _Sweep(watcher, data, rates)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in `fit`: hints for notebooks

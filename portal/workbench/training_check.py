@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from inference.errors import InferenceError
+from inference.imaging import preprocessing
 from inference.training import crossvalidation, earlier, services, toml
 from inference.training.config import Config
 from portal.workbench.training_form import TrainingForm
@@ -25,6 +26,7 @@ class Check:
     seconds: float | None = None
     minutes: float = 0
     toml: str = ""
+    unsuited: list[str] = field(default_factory=list)  # preprocessing that is not meant for the images
 
     @property
     def ready(self) -> bool:
@@ -65,6 +67,8 @@ def of(form: TrainingForm) -> Check:
             check.rounds = f"{error.cause} {error.next_step}".strip()
     if reference is not None:
         check.facts = _facts(reference, config)
+        modalities = set(reference.case_labels.order_by().values_list("case__image__modality", flat=True))
+        check.unsuited = preprocessing.unsuited(config["preprocessing"], modalities - {None, ""})
     check.earlier = earlier.like(cohort.project, config)
     if check.earlier and config["training"]["strategy"] != "frozen":
         training = reference.case_labels.filter(case__cohort_patient__split=Split.TRAIN).count() if reference else 0

@@ -18,6 +18,7 @@ STATES = {
     Trial.State.PRUNED: ("none", "Given up early"),
     Trial.State.FAILED: ("bad", "Failed"),
 }
+LOGARITHMIC = {"log": {"dtick": 1, "exponentformat": "power"}}
 MOST_SETTINGS = 4  # of which a chart is drawn
 
 
@@ -134,7 +135,7 @@ def _settings(search: SettingsSearch, trials: list[Trial], word: str) -> list[Cu
         ]  # fmt: skip
         kind = "category" if choices else "log" if entry["log"] else "linear"
         layout = {
-            "xaxis": {"title": {"text": key}, "type": kind},
+            "xaxis": {"title": {"text": key}, "type": kind, **LOGARITHMIC.get(kind, {})},
             "yaxis": {"title": {"text": word}},
             "margin": {"l": 52, "r": 12, "t": 12, "b": 44},
             "showlegend": False,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from inference.errors import TrainingError
 from inference.training import config as configuration
 from inference.training.sets import Sets
 from inference.tuning.lr_finder import range_test, smooth, suggest
@@ -64,3 +65,13 @@ def test_images_that_make_the_loss_no_number_end_with_a_reason():
     found = range_test(broken, config, Watch(), steps=30)
     assert found.suggested is None
     assert "normalise the images" in found.reason
+
+
+def test_a_batch_that_will_not_fit_into_memory_is_refused_before_the_first_step():
+    config = configuration.check(
+        {**CONFIG, "training": {**CONFIG["training"], "patch": [1024] * 3, "batch_size": 512, "samples_per_case": 64}}
+    )
+    watch = Watch()
+    with pytest.raises(TrainingError, match="GB of memory"):
+        range_test(sets_of(config), config, watch, steps=30)
+    assert watch.checks == 0

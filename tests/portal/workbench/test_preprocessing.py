@@ -175,3 +175,20 @@ def test_what_will_not_fit_into_memory_is_refused_before_the_steps():
     with pytest.raises(PreprocessingError, match="3000000 million voxels") as caught:
         previews.check_room(empty)
     assert "smaller series" in caught.value.next_step
+
+
+def test_the_training_form_tells_while_somebody_types_that_a_step_does_not_suit_the_images(browser, project):
+    cohort, _ = ball_cohort(project, 4)
+    settings = {
+        "cohort": cohort.pk,
+        "task": "segmentation",
+        "name": "balls",
+        "training.patch": "12 16 20",
+        "network.parameters": "channels = [4, 8]\nstrides = [2]",
+    }
+    engineer = browser(Role.ENGINEER)
+    steps = '[[preprocessing]]\nname = "n4"'
+    page = engineer.post("/training/check/", settings | {"preprocessing": steps}).content.decode()
+    assert "step 1 (n4) is meant for MR, and there are images of modality CT" in page
+    fine = engineer.post("/training/check/", settings | {"preprocessing": steps.replace("n4", "median")})
+    assert "is meant for" not in fine.content.decode()
