@@ -24,7 +24,7 @@ from inference.networks.sliding_window import device_of
 SAME = 0.2  # intersection over union from which two boxes of different windows are one lesion
 SAME_IN_PLANE = 0.4  # of boxes in neighbouring slices, for detectors in 2-D
 LEAST = 0.05
-MOST = 100
+MOST = 40
 
 
 @dataclass(frozen=True)
