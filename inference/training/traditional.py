@@ -46,6 +46,9 @@ def configuration(cohort: Cohort, reference: ReferenceStandard, like: Config | N
             "Make a cohort of the same studies and freeze it in folds; five are usual.",
         )
     config["cross_validation"] = {"schemes": schemes, "source": source, "baselines": list(BASELINES)}
+    for step in config["preprocessing"]:
+        if step["name"] == "nyul":  # its scale knows the run's training patients, whom the rounds will test
+            step["scale"] = []
     if config["training"]["strategy"] != "frozen" and not config["training"]["early_stopping"]:
         config["training"]["early_stopping"] = INNER_WAIT
     return config

@@ -223,6 +223,10 @@ def test_deep_learning_against_traditional_needs_no_configuration():
     like = traditional.configuration(cohort, reference, like=config.check(CONFIG))
     assert (like["network"]["name"], like["training"]["early_stopping"]) == ("cnn", traditional.INNER_WAIT)
     assert config.check(like) == like
+    fitted = config.check(CONFIG | {"preprocessing": [{"name": "nyul", "scale": [float(n) for n in range(11)]}]})
+    knows = traditional.configuration(cohort, reference, like=fitted)
+    with pytest.raises(TrainingError, match="would have seen the patients of every test"):
+        crossvalidation.start(project=project, config=knows, cohort=cohort, by=None)
     shares, of_shares = shape_cohort(ProjectFactory(), 12)
     with pytest.raises(TrainingError, match="frozen in shares, not in folds"):
         traditional.configuration(shares, of_shares)
