@@ -41,9 +41,7 @@ def summarise(
     return {
         "n": len(truth),
         "patients": len(set(patients)),
-        "accuracy": bootstrap_mean(hits, patients=list(patients), seed=SEED).as_dict()
-        if hits
-        else undefined("no case"),
+        "accuracy": _accuracy(hits, patients) if hits else undefined("no case"),
         "majority": {"class": most[0][0], "share": most[0][1] / len(truth)} if most else None,
         "confusion": {"classes": list(classes), "counts": counts},
         "classes": {
@@ -60,6 +58,14 @@ def summarise(
         },
         "pairs": [{"classes": [a, b], "auc": _pair(a, b, truth, probabilities)} for a, b in combinations(classes, 2)],
     }
+
+
+def _accuracy(hits: list[float], patients: Sequence[int]) -> dict[str, Any]:
+    """Without an interval where all cases are right, or all wrong: resampling them says nothing about others."""
+    found = bootstrap_mean(hits, patients=list(patients), seed=SEED).as_dict()
+    if min(hits) == max(hits):
+        found |= {"lower": None, "upper": None, "method": f"{found['method']}: no variance"}
+    return found
 
 
 def call(classes: Sequence[str], row: Mapping[str, float]) -> str:

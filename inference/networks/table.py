@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # torch and MONAI take seconds to load; forms and checks need
     from torch import nn
 
 Parameters = dict[str, Any]
+PACKAGED = "efficientnet_lite0"  # the network whose ImageNet weights a package brings along
 SEGMENTATION, CLASSIFICATION, DETECTION = "segmentation", "classification", "detection"
 
 

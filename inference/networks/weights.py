@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from inference.errors import NetworkError
+from inference.networks.table import PACKAGED
 
 IMAGENET = "imagenet"
-PACKAGED = "efficientnet_lite0"  # the network whose ImageNet weights a package brings along
 PACKAGED_SHA256 = "57934424"  # first digits, which are part of the file's name
 
 # Names in files of other makers → names here.

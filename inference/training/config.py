@@ -204,6 +204,10 @@ def _classification(config: Config, problems: list[str]) -> None:
         problems.append("training.loss: a classifier learns with cross_entropy, focal, dice or tversky.")
     if training["strategy"] != "scratch" and not training["weights"]:
         problems.append(f"training.weights: missing; {training['strategy']} needs imagenet or the path of a file.")
+    if training["strategy"] != "scratch" and training["weights"] == "imagenet":
+        title = table.NETWORKS[table.PACKAGED].title
+        if config["network"]["name"] != table.PACKAGED:
+            problems.append(f"training.weights: imagenet is there for {title} alone; give the path of a file.")
     if training["strategy"] == "frozen" and training["loss"] != "cross_entropy":
         problems.append("training.loss: on frozen features it is cross_entropy.")
     for key, allowed in (("schemes", SCHEMES), ("baselines", BASELINES)):

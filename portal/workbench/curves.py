@@ -91,6 +91,8 @@ def _group(name: str) -> str:
 
 def _words(name: str, group: str) -> str:
     """`val_dice/Anterior hippocampus` → `Anterior hippocampus`, `train_loss` → `training`."""
+    if group == "memory_gb":
+        return "peak"
     if "/" in name:
         return name.split("/", 1)[1]
     short = name.lower().removesuffix(group).strip("_")

@@ -102,6 +102,9 @@ def _training(job: Job, found: About) -> None:
         ("Ends after", _limit(training), ""),
         ("Seed", str(training.get("seed", "")), ""),
     ]  # fmt: skip
+    if config.get("task") == "classification":
+        found.facts.insert(3, ("Strategy", str(training.get("strategy", "")), ""))
+    found.facts.append(("Settings", "as TOML", reverse("training_toml", args=[run.pk])))
     if device := run.environment.get("device"):
         found.facts.append(("Device", str(device), ""))
     if run.version is not None:
@@ -110,7 +113,8 @@ def _training(job: Job, found: About) -> None:
         found.results.append(
             ("evaluation", "Evaluate it on a cohort", f"{reverse('evaluate_create')}?version={run.version.pk}")
         )
-        found.results.append(("info", "Compare it with other runs", reverse("training_runs")))
+        found.results.append(("evaluation", "Compare it with other runs", reverse("training_runs")))
+        found.results.append(("run", "Train again with other settings", f"{reverse('training_create')}?run={run.pk}"))
     if config.get("task") == "classification" and run.version is not None:
         found.classical = run.pk
     folder = Path(settings.MEDIA_ROOT) / "training" / str(run.pk)

@@ -64,7 +64,7 @@ def _table(number: int, table: dict[str, Any], classes: Sequence[str], rows: lis
             }
             for key, figures in table["methods"]
         ],
-        "against": [{"name": title(key), **comparison} for key, comparison in table["against"]],
+        "against": [{"name": TITLES[key], **comparison} for key, comparison in table["against"]],
         "curves": _curves(f"roc{number}", table["methods"], classes, own),
     }
 

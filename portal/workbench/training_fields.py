@@ -35,6 +35,17 @@ USELESS: dict[str, set[str]] = {
         *(f"inference.{key}" for key in schema.SECTIONS["inference"]),
     },
 }
+# What a strategy of a classifier has no use for: frozen features are learned from in one step.
+_STEPS = ("batch_size", "epochs", "max_minutes", "learning_rate", "loss", "early_stopping", "warmup", "weight_decay",
+          "gradient_clip", "averaging", "validate_every", "backbone_rate")  # fmt: skip
+USELESS_TO: dict[str, set[str]] = {
+    "frozen": {
+        *(f"training.{key}" for key in _STEPS),
+        *(f"augmentation.{key}" for key in schema.SECTIONS["augmentation"]),
+    },
+    "transfer": {"training.regularisation"},
+    "scratch": {"training.regularisation", "training.backbone_rate", "training.weights"},
+}
 LOSSES = {
     "segmentation": ("dice_ce", "dice", "cross_entropy", "focal", "tversky"),
     "classification": ("cross_entropy", "focal", "dice", "tversky"),
@@ -61,6 +72,12 @@ LABELS = {
 }
 WORDS = {"hd95": "HD95", "l2": "L2"}
 HINTS = {
+    "training.strategy": "",
+    "training.class_weights": "",
+    "training.weights": "imagenet, or the path of a file on the server",
+    "training.regularisation": "Less is firmer: for few images",
+    "cross_validation.schemes": "",
+    "cross_validation.baselines": "On handcrafted features: intensities, edges, texture",
     "training.batch_size": "More is steadier and needs more memory",
     "training.epochs": "Times that every training case is seen",
     "training.loss": "What the network is punished for; the first is the usual one",
@@ -119,6 +136,7 @@ GROUPS = (
             "training.learning_rate",
             "training.loss",
             "training.class_weights",
+            "training.regularisation",
             "training.early_stopping",
             "training.seed",
         ),
@@ -139,14 +157,17 @@ def keys() -> list[tuple[str, Key]]:
     return found
 
 
-def shown(task: str) -> list[tuple[str, Key]]:
-    """The keys that the form of a task has fields for."""
-    return [(p, key) for p, key in keys() if p not in CHOSEN_ELSEWHERE and p not in USELESS.get(task, set())]
+def shown(task: str, strategy: str = "") -> list[tuple[str, Key]]:
+    """The keys that the form of a task, and of a classifier's strategy, has fields for."""
+    useless = CHOSEN_ELSEWHERE | USELESS.get(task, set())
+    if task == "classification":
+        useless = useless | USELESS_TO.get(strategy, set())
+    return [(place, key) for place, key in keys() if place not in useless]
 
 
-def grouped(task: str) -> list[tuple[Group, list[str]]]:
+def grouped(task: str, strategy: str = "") -> list[tuple[Group, list[str]]]:
     """The groups with their places, in which every place of the form but the first ones has its place once."""
-    places = [place for place, _ in shown(task)]
+    places = [place for place, _ in shown(task, strategy)]
     named = {place for group in GROUPS for place in group.places} | set(FIRST) | BASELINES_ONLY
     augmentation = [place for place in places if place.startswith("augmentation.")]
     rest = [place for place in places if place not in named and place not in augmentation]

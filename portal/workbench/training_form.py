@@ -118,8 +118,10 @@ class TrainingForm(forms.Form):
         self.fields["task"].choices = [(task, fields.OPTIONS["task"].get(task, (task, ""))[0]) for task in tasks]  # type: ignore[attr-defined]
         asked = str((self.data if self.is_bound else self.initial).get("task") or "")
         self.task_name = asked if asked in tasks else schema.TOP["task"].default
+        self.possible: tuple[str, ...] = tasks  # what the chosen reference standard can teach
+        self.strategy = str((self.data if self.is_bound else self.initial).get("training.strategy") or "")
         self.initial.setdefault("task", self.task_name)
-        for place, key in fields.shown(self.task_name):
+        for place, key in fields.shown(self.task_name, self.strategy):
             self.fields[place] = fields.made(place, key, self.task_name)
         self.fields["network.parameters"] = forms.CharField(
             widget=forms.Textarea(attrs={"rows": 5, "class": "mono", "spellcheck": "false"}),
@@ -152,9 +154,11 @@ class TrainingForm(forms.Form):
 
     def groups(self) -> list[dict[str, Any]]:
         """What the page shows: title, words, whether open, and the fields by how they are drawn."""
-        made = []
-        for group, places in fields.grouped(self.task_name):
+        made: list[dict[str, Any]] = []
+        for group, places in fields.grouped(self.task_name, self.strategy):
             bound = [self[place] for place in places]
+            if not bound:
+                continue
             made.append(
                 {
                     "title": group.title,
@@ -162,14 +166,16 @@ class TrainingForm(forms.Form):
                     "always": group.open,
                     "open": group.open or any(field.errors for field in bound),
                     "options": [self._options(field) for field in bound if field.name == "training.strategy"],
-                    "short": [f for f in bound if _is_short(f)],
+                    "wide": [f for f in bound if f.name == "network.name"],
+                    "short": [f for f in bound if _is_short(f) and f.name != "network.name"],
                     "long": [f for f in bound if isinstance(f.field.widget, forms.Textarea)],
                 }
             )
         return made
 
     def tasks(self) -> dict[str, Any]:
-        return self._options(self["task"])
+        shown = self._options(self["task"])
+        return shown | {"options": [option for option in shown["options"] if option["value"] in self.possible]}
 
     def rounds(self) -> dict[str, Any]:
         """The fields of a cross-validation."""
@@ -199,7 +205,7 @@ class TrainingForm(forms.Form):
 
     def _raw(self, cleaned: dict[str, Any]) -> dict[str, Any]:
         raw: dict[str, Any] = {"task": self.task_name}
-        for place, key in fields.shown(self.task_name):
+        for place, key in fields.shown(self.task_name, self.strategy):
             value = cleaned.get(place)
             section, _, name = place.rpartition(".")
             if place in fields.MULTIPLE:
@@ -243,7 +249,7 @@ class TrainingForm(forms.Form):
 def initial_of(config: Config) -> dict[str, Any]:
     """What the fields show for a checked configuration."""
     shown: dict[str, Any] = {"task": config["task"]}
-    for place, key in fields.shown(config["task"]):
+    for place, key in fields.shown(config["task"], config["training"]["strategy"]):
         section, _, name = place.rpartition(".")
         value = config[section][name] if section else config[name]
         shown[place] = list(value) if place in fields.MULTIPLE else fields.written(value, key)

@@ -19,6 +19,7 @@ from inference.training.models import TrainingRun
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, projects_where
 from portal.workbench import presets, training_check
+from portal.workbench import training_fields as fields
 from portal.workbench.training_form import TrainingForm, initial_of, references_for, task_for
 from studies.cohorts.models import Cohort, ReferenceStandard
 
@@ -152,6 +153,13 @@ def _refreshed(request: HttpRequest, whose: dict[str, Any]) -> HttpResponse:
     data["task"] = task
     data["reference"] = chosen["reference"] or ""
     _fit_network(data)
+    for place, key in fields.shown(task, data.get("training.strategy", "")):  # those that another strategy had hidden
+        if place not in data and place not in fields.MULTIPLE and key.default is not schema.REQUIRED:
+            data[place] = str(fields.written(key.default, key))
+    if data.get("training.strategy") in ("frozen", "transfer") and not data.get("training.weights"):
+        data["training.weights"] = "imagenet" if data.get("network.name") == table.PACKAGED else ""
+    if not data.get("training.loss") or data["training.loss"] not in fields.LOSSES.get(task, ()):
+        data["training.loss"] = schema.LOSS.get(task, schema.SECTIONS["training"]["loss"].default)
     form = TrainingForm(data, **whose)
     form.is_valid()
     form.errors.clear()
@@ -215,6 +223,9 @@ def _show(
     text: str = "",
     status: int = 200,
 ) -> HttpResponse:
+    reference = _reference(form, form["cohort"].value(), form["reference"].value())
+    if reference is not None:
+        form.possible = fields.TASKS.get(reference.kind, ()) or form.possible
     context = {
         "form": form,
         "presets": [(name, presets.summary(name)) for name in presets.names(form.task_name)],

@@ -70,7 +70,8 @@ def accuracy_test(
 ) -> Comparison:
     """Difference of the shares of right answers on the same cases: interval by bootstrap over patients, p by McNemar.
 
-    McNemar's test takes cases as independent. Raises `ValueError` without cases or where the lengths differ.
+    McNemar's test takes cases as independent. Without an interval where every case has the same difference. Raises
+    `ValueError` without cases or where the lengths differ.
     """
     a, b = np.asarray(right_a, dtype=bool), np.asarray(right_b, dtype=bool)
     if a.shape != b.shape:
@@ -78,7 +79,10 @@ def accuracy_test(
     found = bootstrap_mean(
         a.astype(float) - b.astype(float), patients=patients, resamples=resamples, seed=seed, method="percentile"
     )
-    p = mcnemar(int(np.count_nonzero(a & ~b)), int(np.count_nonzero(b & ~a)))
+    only_a, only_b = int(np.count_nonzero(a & ~b)), int(np.count_nonzero(b & ~a))
+    p = mcnemar(only_a, only_b)
+    if only_a + only_b in (0, len(a)) and not (only_a and only_b):  # the same difference in every case
+        return Comparison(found.estimate, None, None, p, len(a), f"{found.method}: no variance; McNemar, exact")
     return Comparison(found.estimate, found.lower, found.upper, p, len(a), f"{found.method}; McNemar, exact")
 
 

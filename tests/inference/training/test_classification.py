@@ -174,6 +174,8 @@ def test_what_cannot_be_cross_validated_is_refused_in_words():
         services.start(project=project, config={**CONFIG, "data": {"structures": ["ring"]}}, cohort=cohort, by=None)
     with pytest.raises(ConfigError, match=r"training\.weights: missing; frozen needs imagenet"):
         config.check(changed(strategy="frozen"))
+    with pytest.raises(ConfigError, match="imagenet is there for EfficientNet-lite0 alone"):
+        config.check(changed(strategy="frozen", weights="imagenet"))
     with pytest.raises(ConfigError, match="Residual U-Net is for segmentation"):
         config.check({**CONFIG, "network": {"name": "unet", "dimensions": 2}})
     with pytest.raises(ConfigError, match="'forest' is none of logistic_regression"):

@@ -154,7 +154,7 @@ def test_what_cannot_be_searched_is_refused_in_words():
     with pytest.raises(TrainingError, match="has no learning rate"):
         services.start_range_test(
             project=project,
-            config={**SHAPES, "training": {**SHAPES["training"], "strategy": "frozen", "weights": "imagenet"}},
+            config={**SHAPES, "training": {**SHAPES["training"], "strategy": "frozen", "weights": "backbone.pth"}},
             cohort=cohort,
             by=None,
         )

@@ -260,6 +260,11 @@ def test_the_form_follows_the_reference_standard_and_keeps_what_fits(browser, pr
     cnn = filled(schema.check(SHAPES), cohort=shapes.pk, shown="classification", refresh="yes")
     resnet = client.post("/training/new/", cnn | {"network.name": "resnet18"}).content.decode()
     assert "channels = [4, 8]" not in resnet.split('id="toml-text"')[0]  # parameters of the other network
+    frozen = client.post("/training/new/", cnn | {"training.strategy": "frozen"}).content.decode()
+    assert "C of the last layer" in frozen
+    assert 'name="training.epochs"' not in frozen  # one last layer is learned, in one step
+    back = {name: value for name, value in cnn.items() if name != "training.epochs"}
+    assert 'name="training.epochs" value="100"' in client.post("/training/new/", back).content.decode()
     assert not TrainingRun.objects.exists()
 
 
