@@ -286,7 +286,7 @@ export class HeatMaps extends EventTarget {
 // What stands at the two ends of the legend.
 export function legendEnds(item) {
   if (!item.limits || item.kind.low === "nothing") return [item.kind.low, item.kind.high];
-  const [low, high] = item.limits.map((number) => Number(number.toPrecision(2)));
+  const [low, high] = item.limits.map((number) => String(Number(number.toPrecision(2))).replace("-", "−"));
   if (item.kind.signed) return [`${item.kind.low}, ${low}`, `${item.kind.high}, ${high}`];
   return [`${low}`, `${high}`];
 }

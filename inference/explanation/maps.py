@@ -8,7 +8,7 @@ the image and tells how much the answer falls; it needs nothing but the answers.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -202,7 +202,7 @@ def _covered(image: Tensor, cover: Tensor, box: tuple[slice, ...]) -> Tensor | N
 
 
 @contextmanager
-def _evaluating(network: nn.Module):
+def _evaluating(network: nn.Module) -> Iterator[None]:
     training = network.training
     network.eval()
     try:

@@ -26,7 +26,7 @@ def explain(run: Run) -> dict[str, Any]:
         run.progress(share, "covering the image part by part" if run.parameters["method"] == "occlusion" else "")
 
     made = services.explain(prediction, run.parameters, by=run.job.created_by, tick=tick, transact=run.owned)
-    run.log(f"{len(made)} maps stored")
+    run.log(f"{len(made)} map{'' if len(made) == 1 else 's'} stored")
     return {
         "prediction": prediction.pk,
         "maps": [

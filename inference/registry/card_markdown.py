@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -92,7 +92,7 @@ def _sex(people: dict[str, Any]) -> str:
     return ", ".join(f"{count} {name}" for name, count in people["sex"].items() if count) or "unknown"
 
 
-COMPOSITION = {
+COMPOSITION: dict[str, Callable[[dict[str, Any]], str]] = {
     "Cases": lambda people: str(people["cases"]),
     "Patients": lambda people: str(people["patients"]),
     "Sex": _sex,
