@@ -9,6 +9,7 @@ from inference.jobs.api import JobViewSet
 from inference.prediction.api import PredictionViewSet
 from inference.registry.api import ModelVersionViewSet, ModelViewSet
 from inference.training.api import CrossValidationViewSet, TrainingRunViewSet
+from inference.training.preview_api import PreviewViewSet
 from inference.tuning.api import LearningRateViewSet, SettingsSearchViewSet
 from portal.annotation.api import CampaignViewSet
 from portal.pacs.api import NodeViewSet
@@ -39,6 +40,7 @@ router.register("models", ModelViewSet, basename="api_model")
 router.register("versions", ModelVersionViewSet, basename="api_version")
 router.register("training-runs", TrainingRunViewSet, basename="api_training_run")
 router.register("cross-validations", CrossValidationViewSet, basename="api_cross_validation")
+router.register("preprocessing-previews", PreviewViewSet, basename="api_preview")
 router.register("settings-searches", SettingsSearchViewSet, basename="api_settings_search")
 router.register("learning-rates", LearningRateViewSet, basename="api_learning_rate")
 router.register("predictions", PredictionViewSet, basename="api_prediction")

@@ -323,6 +323,7 @@ def build() -> SimpleNamespace:
             "api_job-priority": {"priority": "urgent"},
             "api_prediction-explain": {"method": "occlusion"},
             "api_settings_search-list": {"project": project.slug, "cohort": cohort.pk, "config": {"name": "x"}},
+            "api_preview-list": {"series": series[0].pk, "steps": [{"name": "median"}]},
             "api_learning_rate-list": {"project": project.slug, "cohort": cohort.pk, "config": {"name": "x"}},
             "tuning_create": {"project": project.slug},
             "api_prediction-run": {"version": version.pk, "studies": [study.pk]},

@@ -192,3 +192,23 @@ def test_the_training_form_tells_while_somebody_types_that_a_step_does_not_suit_
     assert "step 1 (n4) is meant for MR, and there are images of modality CT" in page
     fine = engineer.post("/training/check/", settings | {"preprocessing": steps.replace("n4", "median")})
     assert "is meant for" not in fine.content.decode()
+
+
+def test_over_rest_a_preview_is_started_and_its_job_answers_with_every_step(browser, project):
+    series = ball_series(project, 1, ball_map(1))
+    engineer = browser(Role.ENGINEER)
+    body = {"series": series.pk, "steps": [{"name": "median"}, {"name": "normalise"}]}
+    answer = engineer.post("/api/preprocessing-previews/", body, content_type="application/json")
+    assert (answer.status_code, answer.json()["state"]) == (201, "queued")
+    execute(Job.objects.get(), preview_preprocessing.body)
+    found = engineer.get(f"/api/jobs/{answer.json()['id']}/").json()["result"]
+    assert [stage["name"] for stage in found["stages"]] == ["stored image", "median", "normalise"]
+    wrong = engineer.post(
+        "/api/preprocessing-previews/", {**body, "steps": [{"name": "blur"}]}, content_type="application/json"
+    )
+    assert (wrong.status_code, "there is no step 'blur'" in wrong.json()["cause"]) == (400, True)
+    elsewhere = ball_series(ProjectFactory(), 2, ball_map(2))
+    foreign = engineer.post(
+        "/api/preprocessing-previews/", {**body, "series": elsewhere.pk}, content_type="application/json"
+    )
+    assert foreign.status_code == 404
