@@ -133,6 +133,21 @@ def labelled_cases(reference: ReferenceStandard, split: str, structures: Sequenc
     )
 
 
+def predictions_of(version: ModelVersion, entries: Sequence[ReferenceLabel]) -> dict[int, Prediction]:
+    """Case → what the version said about its image, or about images of which it was one, where a model has several
+    inputs. A segmentation is wanted of models that segment."""
+    cases = {entry.case.image_id: entry.case_id for entry in entries}
+    made = Prediction.objects.filter(version=version, study__in=[entry.case.study_id for entry in entries])
+    if version.manifest["task"] == "segmentation":
+        made = made.filter(segmentation__isnull=False)
+    found: dict[int, Prediction] = {}
+    for prediction in made.select_related("segmentation").order_by("pk"):
+        for image in (prediction.image_id, *(told["series"] for told in prediction.inputs)):
+            if image in cases:
+                found.setdefault(cases[image], prediction)
+    return found
+
+
 def measure(
     version: ModelVersion, entry: ReferenceLabel, prediction: Prediction, structures: Sequence[str]
 ) -> dict[str, summary.CaseFigures]:

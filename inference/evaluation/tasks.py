@@ -10,7 +10,6 @@ from inference.evaluation.models import Evaluation
 from inference.jobs.run import Run
 from inference.jobs.task import job_task
 from inference.prediction import services as prediction
-from inference.prediction.models import Prediction
 from studies.dicom.errors import ImageError
 
 PREDICTION_SHARE = 0.7  # of the progress bar, where predictions are missing
@@ -31,18 +30,15 @@ def evaluate(run: Run) -> dict[str, Any]:
         run.log(f"Not in the reference standard, so not evaluated: {', '.join(absent)}", "warning")
     entries = services.labelled_cases(reference, evaluation.split, structures)
     failed = _predict_missing(run, evaluation, entries)
-    made = Prediction.objects.filter(version=version, image__in=[entry.case.image_id for entry in entries])
-    if version.manifest["task"] == "segmentation":
-        made = made.filter(segmentation__isnull=False)
-    predictions = {found.image_id: found for found in made.select_related("segmentation")}
-    ready = [entry for entry in entries if entry.case.image_id in predictions]
+    predictions = services.predictions_of(version, entries)
+    ready = [entry for entry in entries if entry.case_id in predictions]
     measured = []
     for number, entry in enumerate(ready):
         run.check()
         share = PREDICTION_SHARE + (1 - PREDICTION_SHARE) * number / len(ready)
         run.progress(share, f"measuring case {number + 1} of {len(ready)}")
         try:
-            figures = services.measure(version, entry, predictions[entry.case.image_id], structures)
+            figures = services.measure(version, entry, predictions[entry.case_id], structures)
         except ImageError as error:
             failed.append({"case": entry.case.name, "cause": error.cause, "next_step": error.next_step})
             run.log(f"{entry.case.name}: {error.cause}", "warning")
@@ -66,15 +62,11 @@ def evaluate(run: Run) -> dict[str, Any]:
 def _predict_missing(run: Run, evaluation: Evaluation, entries: list[Any]) -> list[dict[str, Any]]:
     """Run the model where it has no prediction yet; returns the cases that it could not be run on."""
     version = evaluation.version
-    done = set(
-        Prediction.objects.filter(version=version, image__in=[entry.case.image_id for entry in entries]).values_list(
-            "image_id", flat=True
-        )
-    )
+    done = services.predictions_of(version, entries)
     missing = [
         prediction.Target(entry.case.study, entry.case.image, entry.case.name)
         for entry in entries
-        if entry.case.image_id not in done
+        if entry.case_id not in done
     ]
     if not missing:
         run.log(f"All {len(entries)} cases have predictions of this version")

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 
 from inference.jobs.api import JobSerializer
 from inference.registry import card, card_markdown, card_text, ensembles, history, importing, services
-from inference.registry.manifest import MEASURES
+from inference.registry.manifest import MEASURES, MOST_PASSES, MOST_SHIFTS
 from inference.registry.models import Model, ModelVersion, Promotion, Stage
 from inference.rest import find_project, find_version, need, refusals, user_of
 from portal.accounts.permissions import Action
@@ -70,7 +70,12 @@ class MakeEnsembleSerializer(serializers.Serializer):
     name: serializers.SlugField = serializers.SlugField(
         max_length=80, help_text="Of the model; a known one gets its next version"
     )
-    versions = serializers.ListField(child=serializers.IntegerField(), min_length=2, max_length=ensembles.MOST)
+    versions = serializers.ListField(child=serializers.IntegerField(), min_length=1, max_length=ensembles.MOST)
+    mirror = serializers.ListField(
+        child=serializers.ChoiceField(choices=["x", "y", "z"]), required=False, default=list, help_text="Mirror images"
+    )
+    shifts = serializers.IntegerField(min_value=0, max_value=MOST_SHIFTS, required=False, default=0)
+    dropout = serializers.IntegerField(min_value=0, max_value=MOST_PASSES, required=False, default=0)
     uncertainty = serializers.ChoiceField(choices=["", *MEASURES], required=False, default="")
 
 
@@ -121,7 +126,8 @@ class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
     @extend_schema(request=MakeEnsembleSerializer, responses={201: JobSerializer})
     @action(detail=False, methods=["post"])
     def ensembles(self, request: Request) -> Response:
-        """Make one version of several, whose probabilities are averaged; the answer is the job that does it."""
+        """Make one version of several, or one that is asked several times; probabilities are averaged. The answer is
+        the job that does it."""
         asked = MakeEnsembleSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         values = asked.validated_data
@@ -129,7 +135,10 @@ class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
         for version in versions:
             need(request, Action.RUN, version.model.project)
         with refusals():
-            job = ensembles.start(versions, name=values["name"], uncertainty=values["uncertainty"], by=user_of(request))
+            answers = ensembles.Answers(
+                tuple(values["mirror"]), values["shifts"], values["dropout"], values["uncertainty"]
+            )
+            job = ensembles.start(versions, name=values["name"], answers=answers, by=user_of(request))
         return Response(JobSerializer(job).data, status=201)
 
     @extend_schema(

@@ -45,7 +45,7 @@ def make_ensemble(run: Run) -> dict[str, Any]:
         version = ensembles.make(
             [found[pk] for pk in wanted],
             name=run.parameters["name"],
-            uncertainty=run.parameters["uncertainty"],
+            answers=ensembles.Answers(**run.parameters["answers"]),
             project=run.job.project,
             by=run.job.created_by,
         )

@@ -81,7 +81,7 @@ class EnsembleForm(forms.Form):
         max_length=80, label="Name of the model", help_text="A known name gets its next version. Letters, digits, -."
     )
     versions = forms.ModelMultipleChoiceField(
-        ModelVersion.objects.none(), error_messages={"required": "Choose two versions or more."}
+        ModelVersion.objects.none(), error_messages={"required": "Choose its versions."}
     )
     uncertainty = forms.ChoiceField(
         required=False,
@@ -89,6 +89,14 @@ class EnsembleForm(forms.Form):
         choices=[("", "None")] + [(name, UNCERTAINTIES[name]) for name in MEASURES],
         help_text="A number for each case, and a map over the image where the model segments.",
     )
+    mirror = forms.MultipleChoiceField(
+        choices=[(axis, axis) for axis in "xyz"], required=False, label="Mirror images along"
+    )
+    shifts = forms.IntegerField(min_value=0, max_value=4, required=False, label="One-voxel shifts", help_text="0 to 4")
+    dropout = forms.IntegerField(
+        min_value=0, max_value=100, required=False, label="Dropout passes",
+        help_text="0 to 100; for networks that were trained with dropout.",
+    )  # fmt: skip
 
     def __init__(self, *arguments: Any, user: User, project: Project | None, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -112,9 +120,10 @@ def ensemble_create(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         data = form.cleaned_data
         try:
-            job = ensembles.start(
-                list(data["versions"]), name=data["name"], uncertainty=data["uncertainty"], by=request.user
+            answers = ensembles.Answers(
+                tuple(data["mirror"]), data["shifts"] or 0, data["dropout"] or 0, data["uncertainty"]
             )
+            job = ensembles.start(list(data["versions"]), name=data["name"], answers=answers, by=request.user)
         except InferenceError as error:
             form.add_error("versions", f"{error.cause} {error.next_step}")
         else:

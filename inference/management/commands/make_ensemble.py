@@ -15,11 +15,17 @@ from inference.registry.services import find_version
 
 
 class Command(JobCommand):
-    help = "Make one version of several of the same task, labels and preprocessing, such as the folds of a training."
+    help = (
+        "Make one version of several of the same task, labels and preprocessing, such as the folds of a training, or "
+        "of one that is asked about mirror images or with dropout left on."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("name", help="of the model that the ensemble becomes a version of")
         parser.add_argument("versions", nargs="+", help="ids, or model-name:number")
+        parser.add_argument("--mirror", nargs="*", default=[], choices=["x", "y", "z"], help="average mirror images")
+        parser.add_argument("--shifts", type=int, default=0, help="average one-voxel shifts, 0 to 4")
+        parser.add_argument("--dropout", type=int, default=0, help="passes with dropout left on, 0 to 100")
         parser.add_argument("--uncertainty", default="", choices=["", *MEASURES], help="how disagreement is measured")
         self.add_job_arguments(parser)
 
@@ -28,7 +34,10 @@ class Command(JobCommand):
         project = self.find_project(options["project"]) if options["project"] else None
         try:
             versions = [find_version(text, project=project) for text in options["versions"]]
-            job = ensembles.start(versions, name=options["name"], uncertainty=options["uncertainty"], by=by)
+            answers = ensembles.Answers(
+                tuple(options["mirror"]), options["shifts"], options["dropout"], options["uncertainty"]
+            )
+            job = ensembles.start(versions, name=options["name"], answers=answers, by=by)
         except InferenceError as error:
             raise CommandError(f"{error.cause}\n{error.next_step}".strip()) from error
         found = self.end(job, options, {}, lambda ended: ended.result)

@@ -138,3 +138,19 @@ def test_a_2_5d_network_that_looks_at_the_slice_above_gives_it():
     found = sliding_window.sampled([Above()], IMAGE, {"window": [1, 4, 4], "slices": 3}).mean[1]
     above = torch.cat([IMAGE[0, 1:], IMAGE[0, -1:]])
     assert torch.allclose(found, torch.sigmoid(above), atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [[1, 4, 3], [3, 4, 3]])
+def test_a_network_that_wants_x_before_y_gets_it_and_its_answer_is_turned_back(window):
+    class Above(nn.Module):
+        """The brightness of the next voxel along its second spatial axis from behind, which is x for this network."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            axis = 2
+            moved = torch.cat([x.narrow(axis, 1, x.shape[axis] - 1), x.narrow(axis, x.shape[axis] - 1, 1)], dim=axis)
+            return torch.cat([torch.zeros_like(x), moved], dim=1)
+
+    image = IMAGE[:, : window[0], :4, :3]  # one window
+    found = sliding_window.sampled([Above()], image, {"window": window, "axes": "xyz"}).mean[1]
+    along_x = torch.cat([image[0, :, :, 1:], image[0, :, :, -1:]], dim=-1)
+    assert torch.allclose(found, torch.sigmoid(along_x), atol=1e-5)

@@ -7,11 +7,15 @@ import pytest
 from pydicom.uid import generate_uid
 
 from inference.errors import PredictionError
+from inference.evaluation import services as evaluations
 from inference.prediction import engine, inputs, services
 from inference.prediction.models import Prediction
-from studies.models import Series
-from studies.volumes import load_label_map, load_volume
-from tests.factories import ProjectFactory
+from studies.cohorts import services as cohorts
+from studies.cohorts.models import ReferenceStandard
+from studies.dicom import segmentation
+from studies.models import Origin, Series
+from studies.volumes import load_label_map, load_volume, source_datasets
+from tests.factories import ProjectFactory, store_datasets
 from tests.inference.models_factory import SHAPE, Voxelwise, mr_series, program_version
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("media")]
@@ -152,3 +156,27 @@ def test_a_rule_finds_a_series_by_what_its_headers_say(project, rule, found):
     series = list(Series.objects.all())
     entry = {"name": "image", "modality": ["MR"], "series": rule}
     assert [one.series_description for one in inputs.candidates(entry, series)] == [found]
+
+
+def test_a_case_whose_image_is_the_second_input_is_evaluated(project, run_job):
+    """The truth lies on the FLAIR series, the prediction on the grid of T1; both are the same place."""
+    shared = study_of()
+    flair = mr_series(project, values(1), "FLAIR", shared=shared)
+    t1 = mr_series(project, values(2), "T1 MPRAGE", shared=shared)
+    cohort = cohorts.create(project=project, name="Sequences", by=None)
+    (case,) = cohorts.add_studies(cohort, [t1.study]).cases
+    case.image = flair
+    case.save()
+    brighter = (load_volume(flair).array > load_volume(t1).array).astype(np.uint8)
+    mask = store_datasets(
+        project, [segmentation.write(source_datasets(flair), brighter, LABELS)], origin=Origin.REFERENCE
+    )
+    reference = cohorts.create_reference(
+        cohort, name="Truth", source=ReferenceStandard.Source.PHANTOM, labels=LABELS,
+        cases=[cohorts.CaseTruth(case, mask)], by=None,
+    )  # fmt: skip
+    evaluation = evaluations.start(version(project), cohort, reference=reference, split="", by=None)
+    job = run_job(evaluation.job)
+    assert job.state == "succeeded", job.cause
+    assert evaluation.case_results.get().values["dice"] == pytest.approx(1.0)
+    assert Prediction.objects.get().image == t1

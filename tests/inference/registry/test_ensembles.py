@@ -9,6 +9,7 @@ from inference.errors import BundleError
 from inference.evaluation import overlap
 from inference.prediction import engine
 from inference.registry import ensembles, services
+from inference.registry.ensembles import Answers
 from inference.registry.models import ModelVersion
 from portal.accounts.models import Role
 from studies.dicom.volume import Volume
@@ -54,7 +55,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members(run_job):
 def test_its_files_and_members_are_its_own(run_job):
     project = ProjectFactory()
     versions = folds(project)
-    together = made(run_job, versions, uncertainty="mutual_information")
+    together = made(run_job, versions, answers=Answers(uncertainty="mutual_information"))
     folder = services.folder_of(together.bundle)
     assert sorted(path.name for path in folder.glob("member-*")) == ["member-1.ts", "member-2.ts", "member-3.ts"]
     assert ensembles.members_of(together.manifest) == [version.pk for version in versions]
@@ -100,6 +101,22 @@ def test_what_an_ensemble_was_trained_on_is_known_only_where_it_is_of_every_memb
     together = made(run_job, folds(ProjectFactory(), 2))
     found = overlap.with_training(together, [])
     assert found == {"known": False, "reason": "Not every member of the ensemble says on which cases it was trained."}
+
+
+def test_one_version_can_be_asked_several_times(run_job):
+    """Mirrored along x, a network that looks at single voxels says the same; its dropout is not there to be left on."""
+    project = ProjectFactory()
+    (plain,) = folds(project, 1)
+    again = made(run_job, [plain], answers=Answers(mirror=("x",), uncertainty="variance"))
+    assert "members" not in again.manifest
+    assert ensembles.members_of(again.manifest) == [plain.pk]
+    one, other = predict(plain), predict(again)
+    assert np.abs(one.maps[0].volume.array - other.maps[-2].volume.array).max() < 1e-6
+    assert other.uncertainty["method"] == "2 mirror images"
+    assert other.uncertainty["value"] == pytest.approx(0.0, abs=1e-9)
+    job = run_job(ensembles.start([plain], name="dropped", answers=Answers(dropout=5), by=None))
+    assert job.state == "failed"
+    assert "no dropout layer" in job.cause
 
 
 def test_an_ensemble_over_rest(client, run_job):
