@@ -128,7 +128,7 @@ def test_what_cannot_be_started():
         project, name="livers", labels=[{"number": 1, "name": "Liver"}, {"number": 2, "name": "X"}]
     )
     with pytest.raises(
-        EvaluationError, match="segments Liver, X; the reference standard “Truth v1” holds Ball, Dim ball"
+        EvaluationError, match="finds Liver, X; the reference standard “Truth v1” holds Ball, Dim ball"
     ):
         services.start(other, cohort, reference=reference, split="", by=None)
     foreign = threshold_version(ProjectFactory())
