@@ -114,9 +114,10 @@ def _training(job: Job, found: About) -> None:
             ("evaluation", "Evaluate it on a cohort", f"{reverse('evaluate_create')}?version={run.version.pk}")
         )
         found.results.append(("evaluation", "Compare it with other runs", reverse("training_runs")))
-        found.results.append(("run", "Train again with other settings", f"{reverse('training_create')}?run={run.pk}"))
     if config.get("task") == "classification" and run.version is not None:
         found.classical = run.pk
+    if job.ended:
+        found.results.append(("run", "Train again with other settings", f"{reverse('training_create')}?run={run.pk}"))
     folder = Path(settings.MEDIA_ROOT) / "training" / str(run.pk)
     if folder.is_dir() and any(folder.iterdir()):
         found.kept = "The last checkpoint is kept: running the job again goes on from there."

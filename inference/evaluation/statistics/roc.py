@@ -58,12 +58,16 @@ def delong_interval(
 ) -> Interval:
     """The area with the normal interval of DeLong's variance, cut to [0, 1].
 
-    The interval is None where a class has only one case, and where the area is 0 or 1: the variance is 0 then, which
-    says nothing about how sure the figure is. Raises `ValueError` unless both classes are there.
+    The interval is None where a class has only one case, and where the variance is 0, as it is for an area of 0 or 1
+    and where all scores are equal: that says nothing about how sure the figure is. Raises `ValueError` unless both
+    classes are there.
     """
     area, n = auc(truth, scores), len(truth)
     positives = int(np.count_nonzero(np.asarray(truth)))
     if min(positives, n - positives) < 2 or area in (0.0, 1.0):
         return Interval(area, None, None, n, "DeLong: no variance", confidence=confidence)
-    half = float(norm.ppf(1 - (1 - confidence) / 2)) * math.sqrt(delong_variance(truth, scores))
+    variance = delong_variance(truth, scores)
+    if variance <= 0:
+        return Interval(area, None, None, n, "DeLong: no variance", confidence=confidence)
+    half = float(norm.ppf(1 - (1 - confidence) / 2)) * math.sqrt(variance)
     return Interval(area, max(0.0, area - half), min(1.0, area + half), n, "DeLong", confidence=confidence)

@@ -62,6 +62,8 @@ def test_delong_variance_of_a_small_table():
 def test_perfect_separation_has_no_interval():
     found = delong_interval([0, 0, 1, 1], [1, 2, 3, 4])
     assert (found.estimate, found.lower, found.upper) == (1.0, None, None)
+    chance = delong_interval([0, 0, 1, 1], [1, 1, 1, 1])
+    assert (chance.estimate, chance.lower, chance.upper) == (0.5, None, None)
 
 
 @pytest.mark.shared
