@@ -166,4 +166,6 @@ class RoutedStudy(models.Model):
 
     @property
     def can_be_resent(self) -> bool:
-        return self.push in (self.Push.SENT, self.Push.FAILED) and self.node_id is not None
+        """Also one that waits for its next attempt: then at once."""
+        tried = self.push == self.Push.WAITING and self.push_attempts > 0
+        return (tried or self.push in (self.Push.SENT, self.Push.FAILED)) and self.node_id is not None

@@ -2,7 +2,7 @@
 
 waiting ──result is there, and it is time──▶ sending ──▶ sent
    ▲                                            │
-   └──────────── again after a pause ◀──────────┴──no attempt left──▶ failed;  sent | failed ──resend──▶ waiting
+   └──────────── again after a pause ◀──────────┴──no attempt left──▶ failed;  sent | failed | waiting ──resend──▶ waiting
 
 Sending itself is a job (`Send`), which this room does not know.
 """
@@ -53,13 +53,13 @@ def advance(send: Send) -> int:
 
 
 def resend(row: RoutedStudy, *, by: User | None) -> RoutedStudy:
-    """Send a result again that was sent, or could not be. Raises `RuleError`."""
+    """Send a result again that was sent or could not be, or at once where its next attempt waits. Raises `RuleError`."""
     with transaction.atomic():
         row = RoutedStudy.objects.select_for_update(of=("self",)).select_related("study").get(pk=row.pk)
         if not row.can_be_resent:
             raise RuleError(
                 f"This result cannot be sent again: {row.get_push_display().lower()}.",
-                "Wait until it was sent or failed; the rule has to name a node.",
+                "Wait until it was tried; the rule has to name a node.",
             )
         if row.prediction_id is None:
             raise RuleError("There is no result to send.", "Run the job again first.")
