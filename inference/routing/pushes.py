@@ -2,7 +2,8 @@
 
 waiting ──result is there, and it is time──▶ sending ──▶ sent
    ▲                                            │
-   └──────────── again after a pause ◀──────────┴──no attempt left──▶ failed;  sent | failed | waiting ──resend──▶ waiting
+   └──────────── again after a pause ◀──────────┴──no attempt left──▶ failed
+sent | failed | waiting ──resend──▶ waiting
 
 Sending itself is a job (`Send`), which this room does not know.
 """
@@ -53,7 +54,10 @@ def advance(send: Send) -> int:
 
 
 def resend(row: RoutedStudy, *, by: User | None) -> RoutedStudy:
-    """Send a result again that was sent or could not be, or at once where its next attempt waits. Raises `RuleError`."""
+    """Send a result again that was sent or could not be, or at once one that waits for its next attempt.
+
+    Raises `RuleError`.
+    """
     with transaction.atomic():
         row = RoutedStudy.objects.select_for_update(of=("self",)).select_related("study").get(pk=row.pk)
         if not row.can_be_resent:

@@ -127,9 +127,7 @@ def test_what_cannot_be_started():
     other = threshold_version(
         project, name="livers", labels=[{"number": 1, "name": "Liver"}, {"number": 2, "name": "X"}]
     )
-    with pytest.raises(
-        EvaluationError, match="finds Liver, X; the reference standard “Truth v1” holds Ball, Dim ball"
-    ):
+    with pytest.raises(EvaluationError, match="finds Liver, X; the reference standard “Truth v1” holds Ball, Dim ball"):
         services.start(other, cohort, reference=reference, split="", by=None)
     foreign = threshold_version(ProjectFactory())
     with pytest.raises(EvaluationError, match="do not fit"):
