@@ -71,8 +71,8 @@ def overlaid(runs: Sequence[dict[str, Points]], labels: Sequence[str]) -> list[C
             ends.append(f"{words} {last:.3g} at {max(points)}")
         title = _title(group)
         layout = _layout(group)
-        layout["legend"] = {"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0}
-        layout["margin"]["b"] = 60 + 18 * len(traces)
+        layout["legend"] = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
+        layout["margin"]["b"] = 48 + 20 * math.ceil(len(traces) / 2)
         label = f"{title} by epoch: {'; '.join(ends)}"
         made.append(Curve(f"overlay{number}", title, "", label, {"data": traces, "layout": layout}))
     return made
