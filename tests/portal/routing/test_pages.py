@@ -180,6 +180,7 @@ def test_lists_ask_the_database_no_more_with_more_rows(
         reverse("rule", args=[rule.pk]),
         reverse("rule_try", args=[rule.pk]),
         "/api/routing-rules/",
+        "/api/routed-studies/",
     ]
 
     def add(number: int) -> None:
