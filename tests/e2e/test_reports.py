@@ -7,7 +7,11 @@ import pytest
 from django.urls import reverse
 from playwright.sync_api import Page, expect
 
+from inference.prediction.models import Prediction
 from portal.accounts.models import Role
+from portal.annotation import campaigns
+from portal.annotation.design import QuestionSpec
+from studies.cohorts import services as cohorts
 from studies.dicom import structured_report
 from studies.dicom.segmentation import Algorithm
 from studies.dicom.structured_report import Finding, Value
@@ -15,6 +19,7 @@ from studies.dicom.volume import from_datasets
 from studies.models import Origin
 from tests.e2e.phantom import make_phantom
 from tests.factories import ProjectFactory, member, store_datasets
+from tests.inference.models_factory import threshold_version
 
 pytestmark = [pytest.mark.e2e, pytest.mark.django_db(transaction=True)]
 
@@ -141,3 +146,29 @@ def test_a_classifiers_answer_stands_beside_the_images(project, sign_in):
     assert page.evaluate(BOXES) == []
     # Opened by hand in OHIF it must not break the page, though it has no place on an image.
     page.evaluate("() => services.displaySetService.getActiveDisplaySets().find((s) => s.Modality === 'SR').load()")
+
+
+def test_a_campaign_that_shows_a_detector_leads_its_reader_to_each_finding(project, sign_in):
+    phantom = make_phantom(project, PatientName="Secret^Person", PatientID="S-1")
+    report = add_report(phantom, findings=[Finding("Nodule", 0.93, corners(phantom, (25, 35, 3), (40, 54, 5)))])
+    manager, rita = member(project, Role.MANAGER), member(project, Role.READER)
+    version = threshold_version(project)
+    Prediction.objects.create(
+        version=version, study=phantom.series.study, image=phantom.series, report=report, scores={"Nodule": 0.93}
+    )
+    cohort = cohorts.create(project=project, name="Phantoms", by=manager)
+    cohorts.add_studies(cohort, [phantom.series.study])
+    campaign = campaigns.create(
+        project=project, by=manager, name="With AI", cohort=cohort, readers=[rita], overlap=1, ai_version=version,
+        questions=[QuestionSpec("Is there a lesion?", "yes_no")],
+    )  # fmt: skip
+    campaigns.start(campaign, by=manager)
+    page = sign_in(rita)
+    page.goto(reverse("reading_task", args=[campaign.tasks.get().pk]))
+    page.get_by_role("button", name="Nodule 93 %").click()
+    frame = next(frame for frame in page.frames if "/viewer/tasks/" in frame.url)
+    frame.wait_for_function(f"() => ({BOXES})().length === 2")
+    assert phantom.datasets[4].SOPInstanceUID in frame.evaluate(SHOWN)
+    assert "Secret" not in page.content() + frame.content()
+    page.get_by_role("switch", name="Findings").click()
+    frame.wait_for_function(f"() => ({BOXES})().length === 0")
