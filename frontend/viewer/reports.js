@@ -184,7 +184,7 @@ function shapes(corners, words, colour, chosen) {
     fill: colour,
     stroke: "#000",
     "stroke-width": 3,
-    "paint-order": "stroke",
+    style: "paint-order:stroke",
     "font-family": "system-ui, sans-serif",
     "font-size": 13,
     "font-weight": chosen ? 700 : 500,

@@ -85,8 +85,8 @@ def _report(
     if task == "classification":
         present = decided(output.scores, manifest)
     elif task == "detection":
-        seen = {finding.label for finding in output.findings}
-        present = {label["name"]: label["name"] in seen for label in manifest["labels"]}
+        limits = manifests.thresholds(manifest)
+        present = {name: output.scores.get(name, 0.0) >= limit for name, limit in limits.items()}
     return structured_report.write(
         sources,
         findings=[structured_report.Finding(one.label, one.score, one.corners) for one in output.findings],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pydicom
 import pytest
 
 from inference.errors import EvaluationError
@@ -16,6 +17,7 @@ from inference.training.detection_cases import lesions
 from studies.cohorts import services as cohorts
 from studies.cohorts.errors import CohortError
 from studies.cohorts.models import ReferenceStandard
+from studies.dicom import structured_report
 from studies.volumes import load_image
 from tests.factories import ProjectFactory
 from tests.inference.models_factory import CONFIG, LABELS, ball_cohort, ball_manifest, threshold_version
@@ -56,7 +58,7 @@ def finding(label, score, corners):
     return {"label": label, "score": score, "corners": np.asarray(corners).tolist()}
 
 
-def test_training_on_masks_makes_a_detector_that_runs_and_is_evaluated(project, run_job):
+def test_training_on_masks_makes_a_detector_that_runs_and_is_evaluated(project, media, run_job):
     cohort, _ = ball_cohort(project)
     run = training.start(project=project, config=DETECTOR, cohort=cohort, by=None)
     job = run_job(run.job)
@@ -75,6 +77,11 @@ def test_training_on_masks_makes_a_detector_that_runs_and_is_evaluated(project, 
     assert (entry["n"], entry["lesions"]) == (2, 2)
     assert "bootstrap over 2 patients" in entry["method"]
     assert services.report(evaluation)["structures"]["Ball"]["metric"] == "froc_score"
+    for prediction in Prediction.objects.filter(version=run.version):
+        said = structured_report.read(pydicom.dcmread(media / prediction.report.instances.get().file))
+        assert len(said.findings) == len(prediction.findings)
+        # Present is what reaches the threshold, not what is listed.
+        assert said.present == {name: score >= 0.5 for name, score in prediction.scores.items()}
 
 
 def test_figures_of_planted_findings_are_the_known_ones(project, run_job):
