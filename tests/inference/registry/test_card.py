@@ -246,6 +246,14 @@ def test_rest_reads_and_writes_the_card(project, version, boss):
     assert "Adults only." in text.content.decode()
 
 
+def test_rest_refuses_production_without_a_card_in_words(version, boss):
+    asked = {"to": "production", "reason": "best"}
+    refused = signed_in(boss).post(f"/api/versions/{version.pk}/promote/", asked, "application/json")
+    assert refused.status_code == 400
+    assert "Intended use, Limits and risks" in refused.json()["cause"]
+    assert "model card" in refused.json()["next_step"]
+
+
 def test_somebody_elses_card_is_not_there(version):
     client = signed_in(member(ProjectFactory(), Role.MANAGER))
     for address in (reverse("card", args=[version.pk]), f"/api/versions/{version.pk}/card/"):
