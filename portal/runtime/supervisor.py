@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -116,8 +116,17 @@ def _brief(line: str) -> str | None:
 
 class Supervisor:
     def __init__(
-        self, processes: list[Process], data: DataFolder, services: EmbeddedServices | None, address: str, say: Say
+        self,
+        processes: list[Process],
+        data: DataFolder,
+        services: EmbeddedServices | None,
+        address: str,
+        say: Say,
+        *,
+        elsewhere: Iterable[str] = (),
     ) -> None:
+        """elsewhere: checks of `/readyz` that other machines fulfil, for which the start does not wait."""
+        self.elsewhere = frozenset(elsewhere)
         self.children = [Child(process, data, say) for process in processes]
         self.services = services
         self.address = address
@@ -167,7 +176,9 @@ class Supervisor:
         complaint = time.monotonic() + 60
         while not self.stopping.wait(0.2):
             missing = self._missing()
-            if not missing:
+            if not set(missing) - self.elsewhere:
+                for name in missing:
+                    self.say(f"No {name} yet: none is started here, jobs of its queue wait for another machine.")
                 when_ready()
                 return
             if time.monotonic() > complaint:

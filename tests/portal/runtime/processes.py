@@ -127,12 +127,12 @@ class Portal:
         self._more = more
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self, seconds: float = 180) -> float:
+    def start(self, *arguments: str, seconds: float = 180) -> float:
         """Start and wait for the address; returns the seconds that took."""
         began = time.monotonic()
         self.lines = []
         self.process = subprocess.Popen(
-            [*MANAGE, "up"],
+            [*MANAGE, "up", *arguments],
             env=environment(self.data, PORT=str(self.port), **self._more),
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,

@@ -212,6 +212,13 @@ def test_kill_9_of_the_supervisor_leaves_no_orphan_and_the_next_start_works(port
     assert portal.healthy()
 
 
+def test_a_start_does_not_wait_for_workers_of_other_machines(portal: Portal) -> None:
+    assert portal.stop(signal.SIGTERM) == 0
+    portal.start("--workers", "train=0")
+    assert any("No worker train yet" in line for line in portal.lines)
+    assert httpx.get(f"{portal.address}/readyz").json()["checks"]["worker train"] == "failed"
+
+
 def test_sigterm_stops_everything(portal: Portal) -> None:
     assert portal.stop(signal.SIGTERM) == 0
     assert not survivors(portal.data)

@@ -63,6 +63,9 @@ class Command(BaseCommand):
             opened(),
             f"http://{_reach(host)}:{port}",
             self._say,
+            elsewhere=[
+                f"worker {queue}" for name, queues in commands.WORKERS.items() if not sizes[name] for queue in queues
+            ],
         )
         write_private_json(claim(data), {"address": address, "pid": os.getpid()})
 
