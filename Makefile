@@ -9,7 +9,7 @@ export PORT HOST DATA DATABASE_URL CELERY_BROKER_URL MEDIA_ROOT VIEWER_TARBALL P
 NOWHERE := postgres://nobody@127.0.0.1:9/not-started
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint format bench lock clean install install-dev
+.PHONY: help run demo test lint format bench bench-inference lock clean install install-dev
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 14
@@ -52,6 +52,11 @@ bench: install-dev ## measure a DICOMweb root: BASE=address TOKEN=… [PID=of th
 	@.venv/bin/python "$(BENCH)/bench_dicomweb.py" run --base "$(BASE)" --data "$(BENCH_FOLDER)/data" --out "$(BENCH_FOLDER)/result.json" \
 		--salt "$(or $(SALT),$(shell date +%m%d%H%M))" $(if $(TOKEN),--header "Authorization: Token $(TOKEN)") $(if $(PID),--server-pid $(PID)) \
 		$(if $(TESTS),--tests $(TESTS)) $(if $(FILL),--fill $(FILL))
+
+STUDIES ?= 6
+
+bench-inference: install-dev ## measure what a job adds to inference beside a bare MONAI loop: STUDIES=6
+	@.venv/bin/python -m benchmarks.inference_overhead --studies $(STUDIES)
 
 lock: install-dev ## choose the versions of all packages anew
 	@.venv/bin/python portal/runtime/lock_versions.py

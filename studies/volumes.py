@@ -23,6 +23,20 @@ def load_volume(series: Series) -> Volume:
     return from_datasets(_read(instance) for instance in _images(series))
 
 
+def load_with_headers(series: Series) -> tuple[Volume, list[Dataset]]:
+    """The images of a series as a volume, and their headers as `source_datasets` gives them: each file is read once.
+
+    Raises `ImageError`.
+    """
+    datasets = [_read(instance) for instance in _images(series)]
+    volume = from_datasets(datasets)
+    for dataset in datasets:
+        for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+            if keyword in dataset:
+                del dataset[keyword]
+    return volume, datasets
+
+
 def load_image(series: Series) -> Volume:
     """What a classifier sees: the volume, or for a single image that has no place in the patient one slice.
 

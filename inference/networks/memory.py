@@ -122,8 +122,9 @@ class Image:
 
     @property
     def judging(self) -> int:
-        """Afterwards: the sum, the mean and the probabilities, and what the measure of uncertainty needs."""
-        return FLOAT * self.voxels * (self.inputs + self.classes * (5 if self.uncertainty else 3))
+        """Afterwards: the sum, the mean of several answers, the probabilities, and what uncertainty is found by."""
+        arrays = 5 if self.uncertainty else 3 if self.samples > 1 else 2
+        return FLOAT * self.voxels * (self.inputs + self.classes * arrays)
 
     @property
     def placing(self) -> int:

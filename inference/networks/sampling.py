@@ -121,7 +121,7 @@ class Tally:
 
     def add(self, share: Tensor) -> None:
         self.count += 1
-        self._sum = share.clone() if self._sum is None else self._sum + share
+        self._sum = share if self._sum is None else self._sum + share  # nothing is added in place
         if self.measure == VARIANCE:
             # About the first answer, so that equal answers have no variance at all.
             self._first = share if self._first is None else self._first
@@ -134,7 +134,7 @@ class Tally:
     @property
     def mean(self) -> Tensor:
         assert self._sum is not None
-        mean = self._sum / self.count
+        mean = self._sum if self.count == 1 else self._sum / self.count
         return mean if self.activation == "linear" else mean.clamp(0, 1)
 
     def variance(self) -> Tensor:

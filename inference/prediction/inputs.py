@@ -9,13 +9,14 @@ from itertools import islice
 from typing import Any
 
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
 
 from inference.errors import PredictionError
 from inference.registry import series_rule
 from inference.registry.manifest import Manifest
 from studies.dicom.volume import Volume
 from studies.models import Origin, Series, Study
-from studies.volumes import load_image, load_volume
+from studies.volumes import load_image, load_volume, load_with_headers
 
 BY_HAND = "Choose the series by hand: “Run a model” on this study alone, or `inputs` over REST."
 NAMED = 12  # series of a study that a message names
@@ -23,11 +24,13 @@ NAMED = 12  # series of a study that a message names
 
 @dataclass(frozen=True)
 class Loaded:
-    """volume: what the first input sees; others: the further ones on its grid; how: what to keep of the choice."""
+    """volume: what the first input sees; others: the further ones on its grid; how: what to keep of the choice;
+    headers: of the first input's images, where they were read with them."""
 
     volume: Volume
     others: tuple[Volume, ...]
     how: list[dict[str, Any]]
+    headers: list[Dataset] | None = None
 
 
 def names(manifest: Manifest) -> list[str]:
@@ -100,9 +103,10 @@ def load(manifest: Manifest, chosen: Sequence[Series]) -> Loaded:
     from inference.imaging import registration
 
     whole = manifest["task"] != "segmentation"
-    volumes = [load_image(series) if whole else load_volume(series) for series in chosen]
+    first_volume, headers = (load_image(chosen[0]), None) if whole else load_with_headers(chosen[0])
+    volumes = [first_volume, *(load_image(series) if whole else load_volume(series) for series in chosen[1:])]
     if len(volumes) == 1:
-        return Loaded(volumes[0], (), [])
+        return Loaded(volumes[0], (), [], headers)
     first, fixed = chosen[0], volumes[0]
     how: list[dict[str, Any]] = [{"name": names(manifest)[0], "series": first.pk, "placed": "as it is"}]
     placed = []
@@ -121,7 +125,7 @@ def load(manifest: Manifest, chosen: Sequence[Series]) -> Loaded:
             transform, word = registration.rigid(moving, fixed), "by rigid registration"
         placed.append(registration.on_grid(moving, fixed, transform))
         how.append({"name": name, "series": series.pk, "placed": word})
-    return Loaded(fixed, tuple(placed), how)
+    return Loaded(fixed, tuple(placed), how, headers)
 
 
 def _single(entry: Mapping[str, Any], study: Study, series: Sequence[Series]) -> Series:

@@ -45,12 +45,21 @@ class Objects:
     maps: Sequence[tuple[Map, Dataset]] = ()
 
 
-def write(version: ModelVersion, image: Series, output: Output, manifest: Manifest) -> Objects:
+def write(
+    version: ModelVersion,
+    image: Series,
+    output: Output,
+    manifest: Manifest,
+    *,
+    headers: list[Dataset] | None = None,
+) -> Objects:
     """The objects of an output, all on the grid of `image`: what was segmented as SEG, what was found, judged or
-    measured as SR, what is known of every voxel as parametric maps. Raises `ImageError`.
+    measured as SR, what is known of every voxel as parametric maps.
+
+    headers: of the image, where they were read already. Raises `ImageError`.
     """
     algorithm = segmentation.Algorithm(version.model.name, str(version.number))
-    sources = source_datasets(image)
+    sources = source_datasets(image) if headers is None else headers
     labels = manifest["labels"]
     areas = output.masks if output.masks is not None else output.label_map
     made = None

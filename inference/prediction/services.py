@@ -204,7 +204,7 @@ def _predict_one(
             engine.check_modality(model.bundle.manifest, series.modality, number=place)
         loaded = inputs.load(model.bundle.manifest, chosen)
         output = model.predict(loaded.volume, others=loaded.others, tick=tick)
-        objects = results.write(version, chosen[0], output, model.bundle.manifest)
+        objects = results.write(version, chosen[0], output, model.bundle.manifest, headers=loaded.headers)
     except (InferenceError, ImageError) as error:
         return _failed(case, error)
     except Exception as error:

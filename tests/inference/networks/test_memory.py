@@ -47,7 +47,7 @@ print((memory.inference_bytes(told, forward) - told.held) / (peak - before))
 def test_the_estimate_is_near_what_the_kernel_counts(kind, window, image, classes):
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, kind, str(window), str(image), str(classes)],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=900, check=True,
     )  # fmt: skip
     assert 0.75 < float(done.stdout) < 1.6
 
@@ -85,7 +85,7 @@ def test_what_grows_with_what():
         given = {"voxels": 10**7, "original": 10**7, "inputs": 1, "classes": 3} | changed
         return memory.inference_bytes(memory.Image(**given), 10**8)
 
-    assert need(classes=14) - need() == 4 * 10**7 * 3 * 11  # three arrays of probabilities at the end
+    assert need(classes=14) - need() == 4 * 10**7 * 2 * 11  # two arrays of probabilities at the end
     assert need(original=2 * 10**7) > need()
     assert need(samples=4, classes=1) >= need(classes=1)
     assert need(uncertainty=True) > need()

@@ -47,7 +47,7 @@ def test_an_image_that_would_take_more_memory_than_there_is_is_refused_before(ru
     [case] = job.result["cases"]
     assert case["state"] == "failed"
     told = case["cause"].split("about ")[1].split(" GB")[0]
-    assert float(told) > 3 * 8 * 4  # three arrays of 8 GiB voxels, float32
+    assert float(told) > 2 * 3 * 8 * 4  # two arrays of three classes of 8 G voxels, float32
     assert "this machine has" in case["cause"]
     assert "inference.window" in case["next_step"]
 
