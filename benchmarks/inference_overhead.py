@@ -53,16 +53,20 @@ def bare(folder: Path) -> None:
     opened = bundle.read(folder)
     network = opened.network().eval().to(memory_format=torch.channels_last_3d)
     steps = opened.manifest["preprocessing"]
+
+    def answer(window: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(network(window.contiguous(memory_format=torch.channels_last_3d)), 1)
+
     print("ready", flush=True)
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         datasets = [pydicom.dcmread(path) for path in json.loads(line)]
         volume = from_datasets(datasets)
         prepared = preprocessing.prepare(volume, steps)
-        image = torch.from_numpy(prepared.array)[None, None].contiguous(memory_format=torch.channels_last_3d)
+        image = torch.from_numpy(prepared.array)[None, None]
         with torch.inference_mode():
             found = sliding_window_inference(
-                image, WINDOW, 1, lambda window: torch.softmax(network(window), 1), overlap=0.5, mode="gaussian",
+                image, WINDOW, 1, answer, overlap=0.5, mode="gaussian",
                 padding_mode="replicate",
             )[0].numpy()  # fmt: skip
         best = np.full(volume.shape, -1.0, dtype=np.float32)

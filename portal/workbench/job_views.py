@@ -226,7 +226,6 @@ def _context(request: HttpRequest, job: Job) -> dict[str, Any]:
         "curves": [*curves(job, validation_cases=told.validation_cases), *tuning.curves(job)],
         "may_run": may_run,
         "place": place,
-        "place_words": f"place {place} in queue {job.queue}" if place else "",
         "sign_of_life": sign_of_life,
         "left_words": left_words(job),
         "priorities": PRIORITIES,
