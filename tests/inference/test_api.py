@@ -66,8 +66,11 @@ def test_a_version_is_run_on_a_cohort_or_on_studies(world):
     job = Job.objects.get(pk=answer.json()["id"])
     assert job.parameters == {"version": version.pk, "cohort": cohort.pk, "split": "test"}
     study = cohort.cases.first().study_id
-    answer = post(client, "/api/predictions/run/", {"version": version.pk, "studies": [study]})
-    assert answer.status_code == 201
+    assert job.priority == Job.Priority.NORMAL
+    asked = {"version": version.pk, "studies": [study], "priority": "urgent"}
+    answer = post(client, "/api/predictions/run/", asked)
+    assert (answer.status_code, answer.json()["priority"], answer.json()["position"]) == (201, "urgent", 1)
+    assert post(client, "/api/predictions/run/", asked | {"priority": "now"}).status_code == 400
     assert post(client, "/api/predictions/run/", {"version": version.pk}).status_code == 400
 
 

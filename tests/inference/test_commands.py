@@ -82,8 +82,9 @@ def test_without_wait_the_job_is_queued():
     project = ProjectFactory(slug="one")
     ball_cohort(project, 2, freeze=False)
     version = threshold_version(project)
-    found = json_of("run_model", str(version.pk), "--cohort", "Balls")
-    assert Job.objects.get(pk=found["job"]).state == "queued"
+    found = json_of("run_model", str(version.pk), "--cohort", "Balls", "--priority", "low")
+    job = Job.objects.get(pk=found["job"])
+    assert (job.state, job.priority) == ("queued", Job.Priority.LOW)
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,8 @@ def test_version_is_run_on_a_cohort_and_on_selected_studies(browser, project):
     page = client.get("/runs/new/?" + "&".join(f"study={pk}" for pk in studies)).content.decode()
     assert "2 selected" in page
     chosen = ",".join(map(str, studies))
-    client.post("/runs/new/", {"version": version.pk, "where": "studies", "studies": chosen})
+    client.post("/runs/new/", {"version": version.pk, "where": "studies", "studies": chosen, "priority": "urgent"})
+    assert Job.objects.latest("pk").priority == Job.Priority.URGENT
     assert sorted(Job.objects.latest("id").parameters["studies"]) == sorted(studies)
 
 
