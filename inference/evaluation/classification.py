@@ -84,7 +84,9 @@ def compare(
 
     {"accuracy": comparison, "pairs": [{"classes": [a, b], "auc": comparison}]}; see `statistics.paired`.
     """
-    right = [[call(classes, row) == t for t, row in zip(truth, rows, strict=True)] for rows in (first, second)]
+    right_first, right_second = (
+        [call(classes, row) == t for t, row in zip(truth, rows, strict=True)] for rows in (first, second)
+    )
     pairs = []
     for a, b in combinations(classes, 2):
         kept = [number for number, t in enumerate(truth) if t in (a, b)]
@@ -96,7 +98,7 @@ def compare(
             found = delong_test(positive, *scores).as_dict()
         pairs.append({"classes": [a, b], "auc": found})
     return {
-        "accuracy": accuracy_test(*right, list(patients), seed=SEED).as_dict()
+        "accuracy": accuracy_test(right_first, right_second, list(patients), seed=SEED).as_dict()
         if truth
         else {**undefined("no case"), "p": None},
         "pairs": pairs,

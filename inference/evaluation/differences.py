@@ -50,10 +50,14 @@ def _classes(
     shared = [case for case in shared if case in truth]
     if not shared or len(classes) < 2:
         return {}
+    first, second = (
+        [{name: float(rows[case, name].score or 0) for name in classes} for case in shared] for rows in (one, other)
+    )
     found = classification.compare(
         classes,
         [truth[case] for case in shared],
-        *([{name: float(rows[case, name].score or 0) for name in classes} for case in shared] for rows in (one, other)),
+        first,
+        second,
         [one[case, classes[0]].case.cohort_patient.patient_id for case in shared],
     )
     made = {"Accuracy": found["accuracy"]}

@@ -84,11 +84,11 @@ def cells(network: nn.Module, size: Sequence[int], grid: Sequence[int]) -> Cells
     In a plain chain of convolutions and poolings (`features`) it follows from their kernels, strides and paddings; a
     network with branches keeps its borders, so its cells divide the image evenly.
     """
-    features = getattr(network, "features", None)
+    features: Any = getattr(network, "features", None)
     leaves = [m for m in features.modules() if not list(m.children())] if isinstance(features, nn.Sequential) else []
     if not leaves or not _is_chain(features):
-        steps = tuple(n / m for n, m in zip(size, grid, strict=True))
-        return Cells(tuple((step - 1) / 2 for step in steps), steps)
+        even = tuple(n / m for n, m in zip(size, grid, strict=True))
+        return Cells(tuple((step - 1) / 2 for step in even), even)
     dimensions = len(size)
     starts, steps = np.zeros(dimensions), np.ones(dimensions)
     for module in leaves:
@@ -107,7 +107,9 @@ def spread(values: np.ndarray, where: Cells, size: Sequence[int]) -> np.ndarray:
     made = values.astype(np.float64)
     for axis, (start, step, n) in enumerate(zip(where.starts, where.steps, size, strict=True)):
         centres = start + step * np.arange(made.shape[axis])
-        made = np.apply_along_axis(lambda line, at=centres, n=n: np.interp(np.arange(n), at, line), axis, made)
+        lines = np.moveaxis(made, axis, -1)
+        wide = [np.interp(np.arange(n), centres, line) for line in lines.reshape(-1, lines.shape[-1])]
+        made = np.moveaxis(np.reshape(wide, (*lines.shape[:-1], n)), -1, axis)
     return made.astype(np.float32)
 
 

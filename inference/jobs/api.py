@@ -36,10 +36,10 @@ class PriorityField(serializers.ChoiceField):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(choices=[priority.name.lower() for priority in Job.Priority], **kwargs)
 
-    def to_internal_value(self, data: Any) -> Job.Priority:
+    def to_internal_value(self, data: Any) -> Job.Priority:  # type: ignore[override]  # the stub knows text only
         return Job.Priority[super().to_internal_value(data).upper()]
 
-    def to_representation(self, value: int) -> str:
+    def to_representation(self, value: int) -> str:  # type: ignore[override]
         return Job.Priority(value).name.lower()
 
 
@@ -67,7 +67,8 @@ class JobSerializer(serializers.ModelSerializer):
         """Place in the queue, 1 is next; null where the job does not wait."""
         if job.state != Job.State.QUEUED:
             return None
-        known: dict[str, dict[int, int]] = self.context.setdefault("places", {})
+        context: dict[str, Any] = self.context  # type: ignore[assignment]
+        known: dict[str, dict[int, int]] = context.setdefault("places", {})
         if job.queue not in known:
             known[job.queue] = places(job.queue)
         return known[job.queue].get(job.pk)

@@ -183,7 +183,7 @@ class LoadedModel:
         if uncertainty is not None:
             measure = manifest["inference"]["uncertainty"]
             array = grids.resample_channels(uncertainty.cpu().numpy()[None], place, volume, outside=[0.0])[0]
-            inside = parts.masks.any(axis=0) if parts.masks is not None else parts.label_map > 0  # type: ignore[operator]
+            inside = np.asarray(parts.label_map) > 0 if parts.masks is None else parts.masks.any(axis=0)
             told = self._uncertainty(float(array[inside].mean()) if inside.any() else None)
             told["over"] = "voxels of the structures found"
             maps.append(Map("uncertainty", "", volume.like(array), measure, sampling.UNITS[measure]))

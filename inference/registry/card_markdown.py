@@ -76,8 +76,8 @@ def _training(training: dict[str, Any]) -> list[str]:
             f"{_plain(run['version'])}: cohort {_plain(run['cohort'])} (digest {run['cohort_digest'][:12]}), reference "
             f"standard {_plain(run['reference'])} ({_plain(run['reference_source'])})."
         )
-        rows = [(name, told(run["learned_from"]), told(run["chosen_by"])) for name, told in COMPOSITION.items()]
-        parts.append(_table(("", "Learned from", "Chosen by (validation)"), rows))
+        people = [(name, told(run["learned_from"]), told(run["chosen_by"])) for name, told in COMPOSITION.items()]
+        parts.append(_table(("", "Learned from", "Chosen by (validation)"), people))
     return parts
 
 

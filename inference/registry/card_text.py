@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import transaction
 
@@ -94,7 +95,7 @@ def write(version: ModelVersion, sections: dict[str, str], *, base: int, by: Use
         if texts == before:
             raise CardError("Nothing was changed.", "Change a section, or leave the page.")
         made = CardRevision.objects.create(version=version, number=number + 1, sections=texts, by=by)
-        changed = {key: True for key in KEYS if texts[key] != before[key]}
+        changed: dict[str, Any] = {key: True for key in KEYS if texts[key] != before[key]}
         trail.record(
             "version.card", version, project=version.model.project_id, user=by, revision=made.number, **changed
         )

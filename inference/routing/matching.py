@@ -117,11 +117,12 @@ def facts_of(studies: Sequence[Study], versions: Iterable[ModelVersion]) -> Fact
         study__in=keys, version__in=wanted, outcome=RoutedStudy.Outcome.RUN, current=True
     ).select_related("job")
     predictions = Prediction.objects.filter(study__in=keys, version__in=wanted).order_by("-pk")
+    said = predictions.values_list("pk", "study_id", "version_id")
     return Facts(
         images=images,
         held={study.pk for study in studies if (study.project_id, study.study_instance_uid) in held},
         ran={(row.study_id, row.version_id): row for row in ran if row.version_id is not None},
-        predicted={(study, version): pk for pk, study, version in predictions.values_list("pk", "study", "version")},
+        predicted={(study, version): pk for pk, study, version in said},
         at_rest_since=settled_before(),
     )
 

@@ -8,7 +8,7 @@ from django.db import models
 from inference.jobs.models import Job
 from inference.prediction.models import Prediction
 from inference.registry.models import Model, ModelVersion, Stage
-from inference.routing import conditions
+from inference.routing.conditions import Conditions, parse
 from portal.accounts.models import Project, User
 from studies.dimse.models import RemoteNode
 from studies.models import Series, Study
@@ -63,8 +63,8 @@ class RoutingRule(models.Model):
     def __str__(self) -> str:
         return self.name
 
-    def parsed(self) -> conditions.Conditions:
-        return conditions.parse(self.conditions)
+    def parsed(self) -> Conditions:
+        return parse(self.conditions)
 
     def present_version(self) -> ModelVersion | None:
         """What it would run now; None where nothing of the model is in production."""

@@ -135,7 +135,9 @@ def inner_split(
         units = of_class.setdefault(entry.values["class"], [])
         if unit_of(entry) not in units:
             units.append(unit_of(entry))
-    random, kept, taken = np.random.default_rng(seed), set(), set()
+    random = np.random.default_rng(seed)
+    kept: set[tuple[str, int]] = set()
+    taken: set[tuple[str, int]] = set()
     for name in sorted(of_class, key=lambda name: (len(of_class[name]), name)):
         free = [unit for unit in of_class[name] if unit not in kept | taken]
         wanted = round(share * len(of_class[name])) - len(taken & set(of_class[name]))

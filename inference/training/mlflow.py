@@ -33,7 +33,7 @@ class Server:
 
     def call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
         """The answer's JSON. Raises `TrainingError` with cause and next step."""
-        where = {"params": body} if method == "GET" else {"json": body}
+        where: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
         try:
             answer = self.session.request(
                 method, f"{self.address}/api/2.0/mlflow/{path}", timeout=TIMEOUT, allow_redirects=False, **where

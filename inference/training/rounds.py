@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,8 @@ def _network(
     kept = folder.parent / "features"
     settings = config["training"]
     frozen = settings["strategy"] == "frozen"
-    learn, validate = part.training, []
+    learn = part.training
+    validate: list[Any] = []
     if settings["early_stopping"] and not frozen:
         # The patients of the test side must not decide when training ends.
         learn, validate = class_cases.inner_split(part.training, share=INNER_SHARE, seed=settings["seed"])

@@ -76,7 +76,9 @@ def load(run: Run, reference: ReferenceStandard, config: Config, *, note: Callab
         load_cases = detection_cases.load_cases if detects else cases.load_cases
         prepared = {name: load_cases(side, config, labels, tick=tick) for name, side in sides.items()}
     facts["anisotropy"] = max(case.anisotropy for case in prepared[Split.TRAIN])
-    made = Sets(config, labels, prepared[Split.TRAIN], prepared[Split.VALIDATION], dict(sides), facts)
+    made = Sets(
+        config, labels, prepared[Split.TRAIN], prepared[Split.VALIDATION], {str(s): e for s, e in sides.items()}, facts
+    )
     for warning in check(made):
         run.log(warning, "warning")
     return made

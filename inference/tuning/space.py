@@ -145,7 +145,8 @@ def _entry(config: Config, key: str, given: Any) -> tuple[Entry | None, list[str
     if isinstance(given, list):
         if len(given) < 2:
             return None, [f"{place}: give two choices at least."]
-        entry, tried = {"choices": given}, given
+        tried = given
+        entry: dict[str, Any] = {"choices": given}
     elif isinstance(given, dict):
         entry = {
             "low": given.get("low"),
