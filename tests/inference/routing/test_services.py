@@ -337,7 +337,9 @@ def test_a_process_killed_between_settling_and_submitting_loses_nothing(project,
     key = make_ct_series(project).study_id
     with psycopg.connect(**database()) as other:
         other.execute(
-            "INSERT INTO routing_look (study_id, number_of_instances, looked_at) VALUES (%s, 0, now())", [key]
+            "INSERT INTO routing_look (study_id, number_of_instances, objects_held, looked_at)"
+            " VALUES (%s, 0, 0, now())",
+            [key],
         )
         child = fork(lambda: services.route_study(key))
         deadline = time.monotonic() + 60

@@ -231,7 +231,7 @@ def test_a_superuser_who_reads_is_blinded_like_any_reader(client, world):
     shown = model_result(world, campaign)
     submit(task_of(campaign, world.alice), "yes", 2, label_map=box(X))
     drawing = Series.objects.get(origin=Origin.ANNOTATION)
-    hidden = {shown.segmentation.series_instance_uid, drawing.series_instance_uid}
+    hidden = {one.series_instance_uid for one in (shown.segmentation, shown.report, drawing)}
     study = shown.study.study_instance_uid
     client.force_login(root)
 
