@@ -26,6 +26,7 @@ SHOWN = {
     "false_positives_per_image": "false positives per image",
     "afroc": "AFROC",
 }
+OF_OUTLINES = {"dice", "sensitivity", "hd95_mm"}  # a classifier draws none
 
 
 class Command(JobCommand):
@@ -70,12 +71,13 @@ class Command(JobCommand):
             return services.report(evaluation)
 
         found = self.end(evaluation.job, options, {"evaluation": evaluation.pk}, result)
+        classifies = version.model.task == version.model.Task.CLASSIFICATION
         if found and not options["json"]:
             self.stdout.write(f"{found['model']}:{found['number']} on {found['cohort']} ({found['split']})")
             for name, figures in found["summary"].items():
                 self.stdout.write(name)
                 for key, title in SHOWN.items():
-                    if key in figures:
+                    if key in figures and not (classifies and key in OF_OUTLINES):
                         self.stdout.write(f"  {title}: {figure(figures[key])}")
             shared = found["overlap"]
             if shared.get("patients"):
