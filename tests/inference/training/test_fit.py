@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +17,7 @@ from inference.training import config as configuration
 from inference.training.data import Patches, PreparedCase, SegmentationData, check_cases, cut
 from inference.training.fit import CHECKPOINT, fit
 from inference.training.module import Clock, learning_rate
+from portal.runtime.data_folder import REPOSITORY
 from tests.inference.models_factory import CONFIG, LABELS, ball_map
 
 NAMES = [label["name"] for label in LABELS]
@@ -88,6 +95,34 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, stop_a
     assert len(watch.metrics["train_loss"]) < 4
     assert resumed.epochs == whole.epochs == 4
     assert resumed.steps == whole.steps
+    for name, value in whole.weights.items():
+        assert torch.equal(value, resumed.weights[name]), name
+
+
+class Killed(Watch):
+    """A process that is killed with -9 in the midst of its third epoch."""
+
+    def check(self) -> None:
+        super().check()
+        if self.checks == 14:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_until_killed(folder: str) -> None:
+    config = settings(epochs=4)
+    fit(config, NAMES, data(config), Path(folder), Killed())
+
+
+def test_a_process_killed_with_9_leaves_what_ends_with_the_weights_of_an_unbroken_run(tmp_path):
+    config = settings(epochs=4)
+    whole = fit(config, NAMES, data(config), tmp_path / "whole", Watch())
+    folder = str(tmp_path / "killed")
+    code = f"import django; django.setup(); from {__name__} import train_until_killed; train_until_killed({folder!r})"
+    child = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=120, capture_output=True, text=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert (tmp_path / "killed" / CHECKPOINT).exists()
+    resumed = fit(config, NAMES, data(config), tmp_path / "killed", Watch())
+    assert (resumed.epochs, resumed.steps) == (whole.epochs, whole.steps)
     for name, value in whole.weights.items():
         assert torch.equal(value, resumed.weights[name]), name
 
