@@ -84,7 +84,7 @@ def test_wrong_spaces(text, words):
 
 
 def test_on_frozen_features_only_what_changes_something_can_be_varied():
-    frozen = {**SHAPES["training"], "strategy": "frozen", "weights": "imagenet"}
+    frozen = {**SHAPES["training"], "strategy": "frozen", "weights": "resnet.safetensors"}
     config = configuration.check({**SHAPES, "training": frozen})
     with pytest.raises(ConfigError, match=r"changes nothing on frozen features; vary training\.regularisation"):
         space.check(config, {"space": {"training.learning_rate": [0.1, 0.2]}})
