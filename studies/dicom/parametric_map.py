@@ -108,7 +108,12 @@ def write(
                     )
                 ],
                 voi_lut_transformations=[
-                    hd.VOILUTTransformation(window_center=(low + high) / 2, window_width=max(high - low, 1e-6))
+                    hd.VOILUTTransformation(
+                        window_center=(low + high) / 2,
+                        window_width=max(high - low, 1e-6),
+                        # LINEAR is made for whole numbers: a width below 1 would be a threshold.
+                        voi_lut_function="LINEAR_EXACT",
+                    )
                 ],
                 transfer_syntax_uid=ExplicitVRLittleEndian,
                 content_label="MAP",

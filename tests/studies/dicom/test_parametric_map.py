@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from pydicom.uid import ComputedRadiographyImageStorage
 
-from studies.dicom import parametric_map, projection
+from studies.dicom import parametric_map, projection, rendering
 from studies.dicom.errors import MapError
 from studies.dicom.parametric_map import GRADIENT_WEIGHTED_CLASS_ACTIVATION
 from studies.dicom.segmentation import Algorithm
@@ -111,6 +111,14 @@ def test_a_radiograph_gets_a_map_on_its_own_grid(values):
     (frame,) = dataset.PerFrameFunctionalGroupsSequence
     referenced = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
     assert referenced == source.SOPInstanceUID
+
+
+def test_a_map_of_small_numbers_is_a_picture_with_shades(tmp_path):
+    """A ramp from 0 to 1/16 becomes one from black to white, as in a thumbnail."""
+    ramp = np.linspace(0, 0.0625, 72, dtype=np.float32).reshape(1, 8, 9)
+    written([radiograph()], ramp, limits=(0.0, 0.0625)).save_as(tmp_path / "map.dcm", enforce_file_format=True)
+    picture = rendering.render(tmp_path / "map.dcm")
+    np.testing.assert_allclose(picture.ravel(), np.linspace(0, 255, 72), atol=1)
 
 
 def test_a_colour_photograph_gets_a_map(values):
