@@ -7,6 +7,7 @@ import io
 from typing import Any
 
 from portal.annotation.models import Campaign, Read
+from portal.frame.spreadsheets import safe
 
 FIXED = ["case", "reader", "version", "counts", "submitted_at", "active_seconds"]
 
@@ -64,22 +65,15 @@ def as_csv(campaign: Campaign) -> str:
     questions = [question.text for question in campaign.questions.all()]
     stream = io.StringIO()
     writer = csv.writer(stream)
-    writer.writerow([*FIXED, *map(_cell, questions), "segmentation", "flag", "digest"])
+    writer.writerow([*FIXED, *map(safe, questions), "segmentation", "flag", "digest"])
     for row in rows(campaign):
         writer.writerow(
             [
-                *(_cell(row[name]) for name in FIXED),
-                *(_cell(row["answers"][text]) for text in questions),
+                *(safe(row[name]) for name in FIXED),
+                *(safe(row["answers"][text]) for text in questions),
                 row["segmentation"],
-                _cell(row["flag"]),
+                safe(row["flag"]),
                 row["digest"],
             ]
         )
     return stream.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula is made text again."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return "" if value is None else value

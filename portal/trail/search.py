@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from portal.accounts.audit.models import AuditEvent, AuditQuerySet, Outcome
 from portal.accounts.models import Project, User
+from portal.frame.spreadsheets import safe
 
 PAGE = 50
 
@@ -141,9 +142,4 @@ def lines(rows: AuditQuerySet) -> Iterator[list[str]]:
         row["user"] = row["user__username"] or row["user"]
         row["project"] = row["project__slug"] or row["project"]
         row["detail"] = " ".join(f"{name}={value}" for name, value in row["detail"].items())
-        yield ["" if row[name] is None else _cell(str(row[name])) for name in COLUMNS]
-
-
-def _cell(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+        yield ["" if row[name] is None else safe(str(row[name])) for name in COLUMNS]

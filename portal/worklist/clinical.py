@@ -16,7 +16,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from portal.accounts.current import current_project
 from portal.accounts.models import Project
 from portal.accounts.permissions import Action, may, projects_where
-from portal.worklist.cohorts import cell
+from portal.frame.spreadsheets import safe
 from portal.worklist.table_forms import UNKNOWN, UploadTableForm, choices_from, kinds_for
 from studies.cohorts import suggestions, table_imports
 from studies.cohorts.clinical import ClinicalValue, ClinicalVariable, TableImport
@@ -190,11 +190,11 @@ def cohort_variables(request: HttpRequest, pk: int) -> HttpResponse:
             [
                 f"P-{numbers[value.patient_id]:04d}",
                 names.get(value.study_id, "") if value.study_id else "",
-                cell(value.variable.name),
+                safe(value.variable.name),
                 value.variable.kind,
-                "days" if value.date is not None else cell(value.variable.unit),
+                "days" if value.date is not None else safe(value.variable.unit),
                 day,
-                cell(told) if value.number is None else told,
+                safe(told) if value.number is None else told,
                 "" if value.event is None else int(value.event),
             ]
         )

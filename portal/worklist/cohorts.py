@@ -17,6 +17,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from portal.accounts.current import current_project
 from portal.accounts.models import Project, Role, User
 from portal.accounts.permissions import Action, may, projects_where, role_in
+from portal.frame.spreadsheets import safe
 from portal.worklist import filters, split_table
 from portal.worklist.cohort_forms import CohortForm, FreezeForm
 from studies.cohorts import changes, freezing, services
@@ -183,11 +184,11 @@ def cohort_export(request: HttpRequest, pk: int) -> HttpResponse:
                 case.cohort_patient.split,
                 "" if case.cohort_patient.fold is None else case.cohort_patient.fold + 1,
                 case.cohort_patient.group or "",
-                cell(classes.get(case.pk, "")),
+                safe(classes.get(case.pk, "")),
                 case.image.modality,
                 case.image.number_of_instances,
                 "yes" if case.study.synthetic else "no",
-                cell("; ".join(str(reference) for reference in references.get(case.pk, []))),
+                safe("; ".join(str(reference) for reference in references.get(case.pk, []))),
             ]
         )
     return response
@@ -205,11 +206,6 @@ def _classes_of(cohort: Cohort, user: User) -> dict[int, str]:
         for case in blinded:
             found.pop(case, None)
     return found
-
-
-def cell(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def _visible(request: HttpRequest, pk: int) -> Cohort:
