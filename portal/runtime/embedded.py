@@ -85,7 +85,10 @@ class EmbeddedServices:
         if place.users.acquire(wait=False):
             place.users.release()
             return False  # no user is left: the keeper is about to see that
-        return place.state.exists()
+        if place.users.acquire(shared=True, wait=False):
+            place.users.release()
+            return True  # shared with other users
+        return False  # the keeper has it for itself: it is closing down
 
     def _start_keeper(self, name: str) -> subprocess.Popen[bytes]:
         # A keeper that was killed may hold its lock until its last thread has gone.
