@@ -80,16 +80,19 @@ def enqueue(job: Job) -> bool:
     """Tell the queue's workers that there is a job more.
 
     The message names no job: whoever gets it takes the one that is next by then (`inference.jobs.order`), so a message
-    too many does no harm.
+    too many does no harm. The row is written before the message goes out: a worker that has nothing to do claims within
+    milliseconds, and passes over a row that is being written.
     """
+    sent = Job.objects.filter(pk=job.pk, state=State.QUEUED)
+    sent.update(enqueued_at=Now())
     try:
         current_app.send_task(
             NEXT, kwargs={"queue": job.queue}, queue=job.queue, retry=True, retry_policy=PUBLISH, ignore_result=True
         )
     except (OperationalError, OSError) as error:
         logger.warning("job %s waits: the broker cannot be reached (%s)", job.pk, type(error).__name__)
+        sent.update(enqueued_at=None)
         return False
-    Job.objects.filter(pk=job.pk, state=State.QUEUED).update(enqueued_at=Now())
     return True
 
 

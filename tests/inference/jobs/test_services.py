@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from celery.signals import before_task_publish
 from django.db import IntegrityError, connection, transaction
 
 from inference.jobs import services
@@ -36,6 +37,31 @@ def test_submit_writes_a_row_and_sends_it_on_commit(project, engineer, broker, n
     assert services.messages_in("train") == before + 1
     assert (job.state, job.queue, job.max_attempts, job.created_by) == ("queued", "train", 2, engineer)
     assert job.enqueued_at is not None
+
+
+@committed
+def test_whoever_gets_the_message_finds_the_job_free(project, broker, no_other_worker):
+    """An idle worker claims while the message is still being handed over; nothing may hold the row then."""
+    claimed = []
+
+    def claim_elsewhere(**_) -> None:
+        def ask() -> None:
+            claimed.append(services.claim("train", worker="w", tasks=[sample_tasks.mark.name]))
+            connection.close()
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join()
+
+    before_task_publish.connect(claim_elsewhere)
+    try:
+        job = services.submit(sample_tasks.mark, project=project, title="T", parameters={}, by=None)
+    finally:
+        before_task_publish.disconnect(claim_elsewhere)
+    assert [found.pk for found in claimed] == [job.pk]
+    job.refresh_from_db()
+    assert job.state == "running"
+    assert job.enqueued_at is not None  # written before the message went out
 
 
 @committed
