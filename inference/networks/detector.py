@@ -21,6 +21,9 @@ STRIDES = (4, 8, 16)
 # A level answers for boxes whose longest side (in its strides) lies between these; neighbours overlap.
 SIDES = ((0, 8), (4, 8), (4, 1e9))
 RARE = 0.01  # probability that the fresh network gives each cell
+# An image counts as this many cells with a box at least, or a batch without a lesion would outweigh all others.
+FEWEST = 8
+SHORTEST = 0.5  # pixels: least distance to a side that is learned, where a box lies beside the centre of its cell
 
 
 @dataclass(frozen=True)
@@ -112,20 +115,27 @@ def cells(answers: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def assign(centres: Tensor, levels: Tensor, boxes: Tensor) -> Tensor:
-    """For each cell the number of the box that it answers for, the smallest one where several fit; -1 for none."""
+    """For each cell the number of the box that it answers for, the smallest one where several fit; -1 for none.
+
+    A cell answers for a box where its centre lies in the ellipsoid that the box holds, as the corners of a lesion's
+    box are not lesion. A box that holds no centre, being smaller than a cell, has the cell nearest to its middle.
+    """
     dimensions = centres.shape[1]
     if not len(boxes):
         return torch.full((len(centres),), -1, dtype=torch.long, device=centres.device)
     near, far = boxes[None, :, :dimensions], boxes[None, :, dimensions:]
-    inside = ((centres[:, None] > near) & (centres[:, None] < far)).all(-1)
     strides = torch.tensor(STRIDES, device=boxes.device)[levels][:, None]
     longest = (far - near).amax(-1) / strides
     low = torch.tensor([side[0] for side in SIDES], device=boxes.device)[levels][:, None]
     high = torch.tensor([side[1] for side in SIDES], device=boxes.device)[levels][:, None]
+    of_level = (longest >= low) & (longest <= high)
+    away = centres[:, None] - (near + far) / 2
+    fits = of_level & ((away / ((far - near) / 2).clamp(min=1e-6)).square().sum(-1) <= 1)
+    nearest = torch.where(of_level, away.square().sum(-1), torch.inf).argmin(dim=0)
+    alone = ~fits.any(dim=0)
+    fits[nearest[alone], alone.nonzero()[:, 0]] = True
     size = (far - near).prod(-1).expand(len(centres), -1)
-    fits = inside & (longest >= low) & (longest <= high)
-    size = torch.where(fits, size, torch.inf)
-    best = size.min(dim=1)
+    best = torch.where(fits, size, torch.inf).min(dim=1)
     return torch.where(best.values.isfinite(), best.indices, -1)
 
 
@@ -142,11 +152,12 @@ def loss(answers: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Te
         wanted = torch.zeros_like(answer[:, :outputs])
         wanted[has, classes[owner[has]]] = 1
         total = total + focal(answer[:, :outputs], wanted)
-        positives += int(has.sum())
+        positives += max(FEWEST, int(has.sum()))
         if not has.any():
             continue
         mine = truth[owner[has]]
         sides = torch.cat([centres[has] - mine[:, :dimensions], mine[:, dimensions:] - centres[has]], dim=1)
+        sides = sides.clamp(min=SHORTEST)
         near, far = sides[:, :dimensions], sides[:, dimensions:]
         central = (torch.minimum(near, far) / torch.maximum(near, far)).prod(1) ** (1 / dimensions)
         guessed = answer[has, outputs:-1]
@@ -155,7 +166,7 @@ def loss(answers: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Te
         volumes = [(side[:, :dimensions] + side[:, dimensions:]).prod(1) for side in (guessed, sides)]
         total = total + (1 - shared / (volumes[0] + volumes[1] - shared)).sum()
         total = total + binary_cross_entropy_with_logits(answer[has, -1], central, reduction="sum")
-    return total / max(1, positives)
+    return total / positives
 
 
 def focal(logits: Tensor, wanted: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:

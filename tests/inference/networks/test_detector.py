@@ -28,11 +28,44 @@ def build(dimensions: int) -> torch.nn.Module:
     )
 
 
-def test_the_smallest_box_around_a_cell_owns_it():
-    centres = torch.tensor([[10.0, 10.0], [30.0, 30.0], [60.0, 60.0]])
+def test_the_smallest_box_around_a_cell_owns_it_but_not_at_the_corners():
+    centres = torch.tensor([[10.0, 10.0], [26.0, 26.0], [30.0, 30.0], [60.0, 60.0]])
     boxes = torch.tensor([[0.0, 0, 32, 32], [5.0, 5, 15, 15]])
-    assert detector.assign(centres, torch.zeros(3, dtype=torch.long), boxes).tolist() == [1, 0, -1]
-    assert detector.assign(centres, torch.zeros(3, dtype=torch.long), boxes[:0]).tolist() == [-1, -1, -1]
+    levels = torch.zeros(4, dtype=torch.long)
+    # (26, 26) lies within the circle of radius 16 about (16, 16), (30, 30) in its box alone.
+    assert detector.assign(centres, levels, boxes).tolist() == [1, 0, -1, -1]
+    assert detector.assign(centres, levels, boxes[:0]).tolist() == [-1, -1, -1, -1]
+
+
+def test_a_lesion_smaller_than_a_cell_is_learned_by_the_nearest_one():
+    answers = [torch.zeros(1, 1 + 6 + 1, *[16 // stride] * 3) for stride in detector.STRIDES]
+    centres, levels = detector.cells(answers)
+    boxes = torch.tensor([[3.5, 7.5, 7.6, 4.5, 8.5, 8.4], [0.0, 0, 0, 1, 1, 1], [12.0, 12, 12, 12, 12, 12]])
+    owners = detector.assign(centres, levels, boxes)
+    for number, middle in enumerate(([4.0, 8, 8], [0.5, 0.5, 0.5], [12.0, 12, 12])):
+        mine = torch.nonzero(owners == number)[:, 0]
+        assert len(mine) == 1
+        assert levels[mine[0]] == 0
+        assert (centres[mine[0]] - torch.tensor(middle)).abs().max() <= 2
+    answers[0].requires_grad_()
+    value = detector.loss(answers, [boxes], [torch.zeros(3, dtype=torch.long)])
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(answers[0].grad).all()
+
+
+def test_images_without_a_lesion_do_not_outweigh_those_with_one():
+    """The same answers; without any lesion each cell is wrong by as much, and the loss stays of the same size."""
+    torch.manual_seed(0)
+    answers = [torch.randn(2, 1 + 6 + 1, *[32 // stride] * 3) for stride in detector.STRIDES]
+    for level in answers:
+        level[:, 1:7] = level[:, 1:7].abs() + 1
+    classes = torch.zeros(1, dtype=torch.long)
+    none, no_class = torch.zeros(0, 6), torch.zeros(0, dtype=torch.long)
+    large = torch.tensor([[4.0, 4, 4, 28, 28, 28]])
+    with_one = detector.loss(answers, [large, none], [classes, no_class])
+    without = detector.loss(answers, [none, none], [no_class, no_class])
+    assert without < 10 * with_one
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
