@@ -17,14 +17,15 @@ from monai.data.utils import dense_patch_slices
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from inference.imaging.boxes import iou, linked
+from inference.imaging.boxes import fused, iou, linked
 from inference.networks import detector
+from inference.networks.sampling import Sample, answering, samples
 from inference.networks.sliding_window import device_of
 
 SAME = 0.2  # intersection over union from which two boxes of different windows are one lesion
 SAME_IN_PLANE = 0.4  # of boxes in neighbouring slices, for detectors in 2-D
 LEAST = 0.05
-MOST = 40
+MOST = 200  # boxes of an image
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,43 @@ class Boxes:
 
 
 def detect(
-    network: nn.Module, image: Tensor, settings: Mapping[str, Any], *, tick: Callable[[], None] | None = None
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    settings: Mapping[str, Any],
+    *,
+    tick: Callable[[], None] | None = None,
 ) -> Boxes:
-    """What the network finds in a prepared image [inputs, z, y, x].
+    """What the networks find in a prepared image [inputs, z, y, x]; of several answers to it (members of an ensemble,
+    mirror images, shifts, see `sampling.samples`) the boxes are fused (`boxes.fused`).
 
     settings: the manifest's `inference`: `window` (z, y, x) voxels, z = 1 for networks in 2-D, which see slice by
-    slice; `overlap` 0 to 1; `least`: the least score of a box that is kept. tick: called before every window.
+    slice; `overlap` 0 to 1; `least`: the least score of a box that is kept; `mirror`, `shifts`, `dropout`. tick: called
+    before every window.
     """
+    found = []
+    for sample in samples(networks, settings):
+        z, y, x = sample.shift
+        moved = pad(image[None], (x, 0, y, 0, z, 0), mode="replicate")[0] if any(sample.shift) else image
+        with answering(sample) as network:
+            seen = _once(network, torch.flip(moved, sample.mirror), settings, tick)
+        found.append((_placed_back(seen.boxes, sample, moved.shape[1:], image.shape[1:]), seen.scores, seen.numbers))
+    if len(found) == 1:
+        return Boxes(*found[0])
+    boxes, scores, numbers = fused(found, SAME)
+    kept = scores >= settings.get("least", LEAST)
+    return _best(boxes[kept], scores[kept], numbers[kept])
+
+
+def _placed_back(boxes: np.ndarray, sample: Sample, moved: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """Boxes found in a mirrored and shifted image where they lie in the image itself, of `shape`."""
+    boxes = boxes.copy()
+    for axis in sample.mirror:
+        boxes[:, :, axis] = moved[axis] - 1 - boxes[:, ::-1, axis]
+    return np.clip(boxes - np.array(sample.shift), -0.5, np.array(shape) - 0.5)
+
+
+def _once(network: nn.Module, image: Tensor, settings: Mapping[str, Any], tick: Callable[[], None] | None) -> Boxes:
+    """What one network finds, looking once."""
     window = [int(n) for n in settings["window"]]
     flat = window[0] == 1
     shape = list(image.shape[1:])

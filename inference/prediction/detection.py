@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference.errors import PredictionError
 from inference.networks.detection import detect
 from inference.prediction.output import Finding, Output
 from studies.dicom.volume import Volume
@@ -24,19 +23,12 @@ def run(
     *,
     tick: Callable[[], None] | None = None,
 ) -> Output:
-    """prepared: the inputs after preprocessing; volume: the original image, within which all boxes lie.
-
-    Raises `PredictionError` for an ensemble.
-    """
+    """prepared: the inputs after preprocessing; volume: the original image, within which all boxes lie."""
     import torch
 
-    if len(networks) > 1:
-        raise PredictionError(
-            "An ensemble of detectors cannot be run: their boxes cannot be averaged.", "Run one of its members."
-        )
     names = [label["name"] for label in manifest["labels"]]
     image = torch.from_numpy(np.stack([one.array for one in prepared]))
-    found = detect(networks[0], image, manifest["inference"], tick=tick)
+    found = detect(networks, image, manifest["inference"], tick=tick)
     findings = [
         finding
         for box, score, number in zip(found.boxes, found.scores.tolist(), found.numbers.tolist(), strict=True)

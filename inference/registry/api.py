@@ -126,8 +126,8 @@ class ModelViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.Ge
     @extend_schema(request=MakeEnsembleSerializer, responses={201: JobSerializer})
     @action(detail=False, methods=["post"])
     def ensembles(self, request: Request) -> Response:
-        """Make one version of several, or one that is asked several times; probabilities are averaged. The answer is
-        the job that does it."""
+        """Make one version of several, or one that is asked several times: probabilities are averaged, boxes are fused.
+        The answer is the job that does it."""
         asked = MakeEnsembleSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         values = asked.validated_data

@@ -1,4 +1,5 @@
-"""Several versions as one: their networks answer together, and the mean of their probabilities counts.
+"""Several versions as one: their networks answer together, and the mean of their probabilities counts; of detectors
+the boxes are fused.
 
 One version alone may be made anew in the same way, to look at mirror images or to leave its dropout on.
 """
@@ -73,8 +74,6 @@ def check(versions: Sequence[ModelVersion], answers: Answers = Answers()) -> Non
     first = versions[0]
     if any(version.model.project_id != first.model.project_id for version in versions):
         raise BundleError("The versions belong to different projects.", "Choose versions of one project.")
-    if first.manifest["task"] == "detection":
-        raise BundleError("Detectors answer with boxes, of which there is no mean.", "Choose versions of another task.")
     here = _compared(first)
     for version in versions[1:]:
         for what, value in _compared(version).items():
@@ -158,6 +157,7 @@ def _compared(version: ModelVersion) -> dict[str, Any]:
     found["labels"] = [{k: v for k, v in label.items() if k not in ("color",)} for label in checked["labels"]]
     settings = {"slices": 1, "axes": "zyx", "pooling": "centre", **checked["inference"]}
     found["window of inference"] = [settings[key] for key in SHARED_INFERENCE]
+    found["least score of a box"] = checked["inference"].get("least")
     found["number of dimensions"] = checked["network"]["dimensions"]
     return found
 

@@ -182,6 +182,7 @@ def _inference(manifest: Manifest) -> dict[str, Any]:
             lambda value: _whole(value, 1, MOST_SLICES) and value % 2 == 1,
             f"an odd number up to {MOST_SLICES}",
         ),
+        ("least", 0.05, lambda value: _number(value, 0.001, 1), "a number from 0.001 to 1"),
         ("axes", "zyx", lambda value: value in AXES, "zyx or xyz"),
         ("pooling", "centre", lambda value: value in POOLINGS, f"one of {', '.join(POOLINGS)}"),
         ("uncertainty", "", lambda value: value in ("", *MEASURES), f"one of {', '.join(MEASURES)}"),
@@ -198,6 +199,11 @@ def _inference(manifest: Manifest) -> dict[str, Any]:
     measure = settings.get("uncertainty", "")
     if measure and manifest["task"] == "regression" and measure != "variance":
         raise _wrong("The uncertainty of a regression is the variance of its answers: set inference.uncertainty so.")
+    if measure and manifest["task"] == "detection":
+        raise _wrong(
+            "The uncertainty of boxes is not measured: leave inference.uncertainty out. The score of a box falls where "
+            "members or mirror images do not see it."
+        )
     single = not any((manifest.get("members"), settings.get("mirror"), settings.get("shifts"), settings.get("dropout")))
     if measure in ("mutual_information", "variance") and single:
         raise _wrong(

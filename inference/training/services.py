@@ -198,7 +198,8 @@ def manifest_of(
     run: TrainingRun, trained: Trained, labels: list[dict[str, Any]], facts: dict[str, Any]
 ) -> bundle.Manifest:
     config = run.config
-    activation, kept = ("sigmoid", ["least"]) if config["task"] == "detection" else ("softmax", ["mirror", "shifts"])
+    detects = config["task"] == "detection"
+    asked = ["window", "overlap", "mirror", "shifts", *(["least"] if detects else [])]
     return {
         "format": bundle.FORMAT,
         "task": config["task"],
@@ -217,8 +218,8 @@ def manifest_of(
         "preprocessing": config["preprocessing"],
         "network": config["network"],
         "labels": labels,
-        "output": {"activation": activation, "threshold": config["inference"]["threshold"]},
-        "inference": {key: config["inference"][key] for key in ("window", "overlap", *kept)},
+        "output": {"activation": "sigmoid" if detects else "softmax", "threshold": config["inference"]["threshold"]},
+        "inference": {key: config["inference"][key] for key in asked},
         "training": {
             "run": run.pk,
             "cohort": run.reference.cohort.name,

@@ -87,7 +87,7 @@ class EnsembleForm(forms.Form):
         required=False,
         label="Uncertainty",
         choices=[("", "None")] + [(name, UNCERTAINTIES[name]) for name in MEASURES],
-        help_text="A number for each case, and a map over the image where the model segments.",
+        help_text="A number for each case, and a map over the image where the model segments. Not of detectors.",
     )
     mirror = forms.MultipleChoiceField(
         choices=[(axis, axis) for axis in "xyz"], required=False, label="Mirror images along"

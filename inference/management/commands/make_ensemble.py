@@ -1,4 +1,4 @@
-"""`manage.py make_ensemble`: several versions as one, whose probabilities are averaged."""
+"""`manage.py make_ensemble`: several versions as one, whose probabilities are averaged, or whose boxes are fused."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from inference.registry.models import ModelVersion
 from portal.accounts.models import Role
 from studies.dicom.volume import Volume
 from tests.factories import ProjectFactory, member
+from tests.inference.evaluation.test_detection_services import detector_version
 from tests.inference.models_factory import LABELS, SHAPE, Fixed, Voxelwise, program_version, threshold_version
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("media")]
@@ -117,6 +118,23 @@ def test_one_version_can_be_asked_several_times(run_job):
     job = run_job(ensembles.start([plain], name="dropped", answers=Answers(dropout=5), by=None))
     assert job.state == "failed"
     assert "no dropout layer" in job.cause
+
+
+def test_detectors_answer_together_by_fused_boxes(run_job):
+    """Two members of equal weights say what each of them says."""
+    project = ProjectFactory()
+    versions = [detector_version(project), detector_version(project)]
+    alone, together = predict(versions[0]), predict(made(run_job, versions))
+    assert len(alone.findings) > 0
+    assert [one.label for one in together.findings] == [one.label for one in alone.findings]
+    for one, other in zip(together.findings, alone.findings, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+        np.testing.assert_allclose(one.corners, other.corners, atol=1e-3)
+    mirrored = made(run_job, [versions[0]], answers=Answers(mirror=("x",)))
+    assert mirrored.manifest["inference"]["mirror"] == ["x"]
+    assert len(predict(mirrored).findings) > 0
+    with pytest.raises(BundleError, match="uncertainty of boxes is not measured"):
+        ensembles.start(versions, name="together", answers=Answers(uncertainty="entropy"), by=None)
 
 
 def test_an_ensemble_over_rest(client, run_job):
