@@ -13,14 +13,22 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-FLOAT = 4  # bytes
+from inference.networks import footprint
+from inference.networks.footprint import FLOAT
+
 LIBRARIES = 100_000_000  # bytes that the libraries of torch take for their own buffers, as measured on CPUs
 
 
 def training_bytes(network: nn.Module, *, batch: int, in_channels: int, patch: Sequence[int]) -> int:
-    """Bytes for weights, gradients, two optimiser moments, averaged weights, activations and their gradients, float32.
+    """What a training step on `batch` patches takes at most, see `footprint.training_bytes`."""
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    return footprint.training_bytes(weights, activations(network, batch=batch, in_channels=in_channels, patch=patch))
 
-    Activations are summed over the leaves of the network on torch's meta device, so nothing is computed or allocated.
+
+def activations(network: nn.Module, *, batch: int, in_channels: int, patch: Sequence[int]) -> int:
+    """Elements of the outputs of all leaves of the network in training.
+
+    The pass is made on torch's meta device, so nothing is computed or allocated.
     """
     model = without_weights(network).train()
     elements = 0
@@ -35,9 +43,7 @@ def training_bytes(network: nn.Module, *, batch: int, in_channels: int, patch: S
             module.register_forward_hook(count)
     with torch.no_grad():
         model(torch.empty(batch, in_channels, *patch, device="meta"))
-    weights = sum(parameter.numel() for parameter in network.parameters())
-    largest_gradients = elements  # kept alive while the backward pass walks back
-    return FLOAT * (5 * weights + elements + largest_gradients // 2)
+    return elements
 
 
 def without_weights(network: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 from inference.evaluation import classification
 from inference.jobs.run import Run
 from inference.jobs.task import job_task, periodic
-from inference.training import cases, class_cases, crossvalidation, exporting, previews, services, sets
+from inference.training import cases, class_cases, crossvalidation, estimates, exporting, previews, services, sets
 from inference.training.config import Config
 from inference.training.models import CrossValidation, TrainingRun
 from studies.cohorts.models import ReferenceLabel, Split
@@ -180,6 +180,12 @@ def export_run(run: Run) -> dict[str, Any]:
 def preview_preprocessing(run: Run) -> dict[str, Any]:
     """Preprocessing steps on one series: figures of each step, and pictures that are kept for a day."""
     return previews.run(run)
+
+
+@job_task(queue="default", max_attempts=2, time_limit=180)
+def measure_network(run: Run) -> dict[str, Any]:
+    """How much a network takes in training, for the estimate in the form."""
+    return estimates.measure(run)
 
 
 @periodic("inference.training.forget_previews")

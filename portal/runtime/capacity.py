@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from portal.runtime.kernel import available_memory
+from portal.runtime.kernel import available_memory, total_memory
 
 DEVICES_EVERY_SECONDS = 30.0
 _QUERY = ["--query-gpu=name,memory.used,memory.total,utilization.gpu", "--format=csv,noheader,nounits"]
@@ -20,7 +20,6 @@ _devices: tuple[float, list[dict[str, Any]]] = (-DEVICES_EVERY_SECONDS, [])
 
 def facts(queues: list[str], concurrency: int) -> dict[str, Any]:
     """Of this worker and its machine. Memory in bytes; `memory` is that of the worker and its children."""
-    machine = psutil.virtual_memory()
     return {
         "queues": queues,
         "concurrency": concurrency,
@@ -28,7 +27,7 @@ def facts(queues: list[str], concurrency: int) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory": _resident(),
         "memory_free": available_memory(),
-        "memory_total": machine.total,
+        "memory_total": total_memory(),
         "devices": devices(),
     }
 

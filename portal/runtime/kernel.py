@@ -33,6 +33,16 @@ def available_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     return free
 
 
+def total_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+    """Bytes that the machine has, within the limits of this container."""
+    total = int(psutil.virtual_memory().total)
+    for folder, (limit_name, *_) in _groups(proc, cgroups):
+        limit = _text(folder / limit_name).strip()
+        if limit.isdigit():
+            total = min(total, int(limit))
+    return total
+
+
 def _groups(proc: Path, cgroups: Path) -> list[tuple[Path, tuple[str, str, str]]]:
     """The folders of this process's memory cgroups, with the names of their files."""
     found = []

@@ -25,6 +25,7 @@ WORDS = {
     "evaluate": "Evaluation",
     "cross_validate": "Cross-validation",
     "preview_preprocessing": "Preview of preprocessing",
+    "measure_network": "Memory estimate",
     "export_run": "Export to MLflow",
     "search_settings": "Search for settings",
     "find_learning_rate": "Learning rate",

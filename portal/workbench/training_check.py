@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from inference.errors import InferenceError
 from inference.imaging import preprocessing
-from inference.training import crossvalidation, earlier, services, toml
+from inference.training import crossvalidation, earlier, estimates, services, toml
 from inference.training.config import Config
+from portal.accounts.models import User
 from portal.workbench.training_form import TrainingForm
 from studies.cohorts.models import Cohort, ReferenceStandard, Split
 
@@ -23,6 +24,7 @@ class Check:
     rounds: str | None = None
     facts: list[tuple[str, str]] = field(default_factory=list)
     earlier: earlier.Earlier | None = None
+    estimate: estimates.Estimate | None = None  # of memory, before the first run
     seconds: float | None = None
     minutes: float = 0
     toml: str = ""
@@ -37,8 +39,8 @@ class Check:
         return not self.problems and self.rounds == ""
 
 
-def of(form: TrainingForm) -> Check:
-    """form: bound."""
+def of(form: TrainingForm, *, by: User | None = None) -> Check:
+    """form: bound. by: who may start the job that estimates memory; without, what is known is shown."""
     form.is_valid()
     check = Check()
     for name, errors in form.errors.items():
@@ -73,6 +75,8 @@ def of(form: TrainingForm) -> Check:
     if check.earlier and config["training"]["strategy"] != "frozen":
         training = reference.case_labels.filter(case__cohort_patient__split=Split.TRAIN).count() if reference else 0
         check.seconds = check.earlier.seconds_for(config["training"]["epochs"], training)
+    if reference is not None and (check.earlier is None or check.earlier.memory_gb is None):
+        check.estimate = estimates.of(cohort.project, config, reference, by=by)
     return check
 
 

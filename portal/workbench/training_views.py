@@ -61,7 +61,7 @@ def training_create(request: HttpRequest) -> HttpResponse:
 def training_check_view(request: HttpRequest) -> HttpResponse:
     """What the form would start, asked while somebody types: problems by field, cases, earlier runs, the TOML."""
     form = TrainingForm(request.POST, **_whose(request))
-    return render(request, "workbench/training_check.html", {"check": training_check.of(form)})
+    return render(request, "workbench/training_check.html", {"check": training_check.of(form, by=request.user)})
 
 
 @require_POST

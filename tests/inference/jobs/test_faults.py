@@ -26,7 +26,7 @@ from inference.jobs.models import Job
 from portal.accounts.services import issue_token
 from portal.runtime import commands
 from portal.runtime.data_folder import DataFolder
-from portal.runtime.kernel import available_memory, memory_kills
+from portal.runtime.kernel import available_memory, memory_kills, total_memory
 from portal.runtime.logfiles import LogFile
 from studies.models import Patient
 from tests import forking
@@ -173,8 +173,10 @@ def test_free_memory_is_what_the_container_has_left(tmp_path, line, files):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert available_memory(tmp_path / "proc", tmp_path) == 500_000
+    assert total_memory(tmp_path / "proc", tmp_path) == 1_000_000
     (tmp_path / "proc/self/cgroup").write_text("0::/without-limit\n")
     assert available_memory(tmp_path / "proc", tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+    assert total_memory(tmp_path / "proc", tmp_path) == psutil.virtual_memory().total
 
 
 # Cancel at any time
