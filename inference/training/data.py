@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from scipy.ndimage import find_objects
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -23,14 +24,16 @@ MIXED = 1.5  # so many times coarser is another image to a network that counts v
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """image: float32 [1, z, y, x] after preprocessing; labels: uint8 [z, y, x] on the same grid; name: pseudonym;
-    spacing: (z, y, x) mm; anisotropy: of the image's own voxels, before preprocessing."""
+    """image: float32 [1, z, y, x] after preprocessing; labels: integer [z, y, x] on the same grid; name: pseudonym;
+    spacing: (z, y, x) mm; anisotropy: of the image's own voxels, before preprocessing; left_out: how many lesions a
+    step cropped away."""
 
     name: str
     image: Tensor
     labels: Tensor
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     anisotropy: float = 1.0
+    left_out: int = 0
 
 
 def check_cases(
@@ -128,8 +131,14 @@ class Patches(Dataset[dict[str, Tensor]]):
         self._voxels: list[list[np.ndarray]] = []
         if self.foreground_share > 0:
             for case in cases:
-                array = case.labels.numpy()
-                self._voxels.append([np.argwhere(array == n) for n in np.unique(array) if n])
+                array = case.labels.numpy().astype(np.int32)
+                self._voxels.append(
+                    [
+                        np.argwhere(array[place] == n) + [side.start for side in place]
+                        for n, place in enumerate(find_objects(array), start=1)
+                        if place is not None
+                    ]
+                )
 
     def __len__(self) -> int:
         return len(self.cases) * self.samples

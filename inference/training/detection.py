@@ -39,10 +39,7 @@ def check_cases(
     training: Sequence[PreparedCase], validation: Sequence[PreparedCase], *, patch: Sequence[int], structures: list[str]
 ) -> list[str]:
     """Warnings for the log. Raises `TrainingError` where nothing could be learned from these cases."""
-    seen = [0] * len(structures)
-    for case in training:
-        for value in of_numbers(case.labels.numpy()):
-            seen[class_of(value, len(structures))] += 1
+    sizes, seen = _lesions(training, structures)
     absent = [name for name, count in zip(structures, seen, strict=True) if not count]
     if absent:
         raise TrainingError(
@@ -54,7 +51,32 @@ def check_cases(
     warnings = check_sizes(training, validation, patch=patch)
     if min(seen) < 20:
         warnings.append(f"Few lesions to learn from: {counted} in {len(training)} cases, {without} without any")
+    cell, flat = detector.STRIDES[0], patch[0] == 1
+    tiny = int((sizes[:, int(flat) :].max(axis=1) < cell).sum())
+    if tiny:
+        warnings.append(
+            f"{tiny} of {len(sizes)} lesions are smaller than {cell} voxels after preprocessing, a cell of the "
+            "network's finest map, so each is learned by one cell alone: add a step resample with a finer spacing"
+        )
+    if left_out := sum(case.left_out for case in [*training, *validation]):
+        warnings.append(f"Lesions in parts of the images that a preprocessing step cuts away, left out: {left_out}")
+    unseen = [name for name, count in zip(structures, _lesions(validation, structures)[1], strict=True) if not count]
+    if validation and unseen:
+        warnings.append(
+            f"None of the {len(validation)} validation cases shows a lesion of {', '.join(unseen)}: there will be no "
+            "validation curve of it, and training.early_stopping cannot look at it"
+        )
     return warnings
+
+
+def _lesions(cases: Sequence[PreparedCase], structures: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+    """Sizes [n, 3] of all lesions in voxels (z, y, x), and how many each label has."""
+    sizes, seen = [], [0] * len(structures)
+    for case in cases:
+        for value, box in of_numbers(case.labels.numpy()).items():
+            sizes.append(box[1] - box[0])
+            seen[class_of(value, len(structures))] += 1
+    return np.array(sizes).reshape(-1, 3), seen
 
 
 def class_of(value: int, classes: int) -> int:

@@ -15,6 +15,7 @@ from inference.imaging import boxes, preprocessing
 from inference.prediction.output import Finding
 from inference.training.config import Config
 from studies.cohorts.models import ReferenceLabel, ReferenceStandard
+from studies.dicom.errors import ImageError
 from studies.dicom.volume import Volume
 from studies.volumes import load_image, load_masks
 
@@ -40,7 +41,10 @@ def located(reference: ReferenceStandard, split: str = "") -> list[ReferenceLabe
 
 
 def lesions(entry: ReferenceLabel, volume: Volume, labels: Sequence[dict[str, Any]]) -> list[Finding]:
-    """What is true of the case, for these labels; a point has equal corners. Raises `ImageError`."""
+    """What is true of the case, for these labels; a point has equal corners, all else is a voxel thick at least.
+
+    Raises `ImageError`, also where a box or point lies outside the image.
+    """
     names = {label["name"].casefold(): label["name"] for label in labels}
     if "boxes" in entry.values:
         found = [
@@ -48,13 +52,34 @@ def lesions(entry: ReferenceLabel, volume: Volume, labels: Sequence[dict[str, An
             for box in entry.values["boxes"]
             if box["label"].casefold() in names
         ]
-        return [Finding.on_grid(lesion.label, 1.0, lesion.box(volume), volume) for lesion in found]
+        return [Finding.on_grid(lesion.label, 1.0, _in_image(lesion, volume), volume) for lesion in found]
     masks = load_masks(entry.segmentation, volume, labels)  # type: ignore[arg-type]
     return [
         Finding.on_grid(label["name"], 1.0, box, volume)
         for label, mask in zip(labels, masks, strict=True)
         for box in boxes.of_mask(mask)
     ]
+
+
+def _in_image(lesion: Finding, volume: Volume) -> np.ndarray:
+    """Its box in voxels, of which no side is shorter than a voxel, as an image can show nothing thinner."""
+    box = lesion.box(volume)
+    if (box[1] < -0.5).any() or (box[0] > np.array(volume.shape) - 0.5).any():
+        first, last = Finding.on_grid("", 0.0, np.array([[-0.5] * 3, np.array(volume.shape) - 0.5]), volume).corners
+        reach = ", ".join(
+            f"{axis} {min(a, b):.0f} to {max(a, b):.0f}" for axis, a, b in zip("xyz", first, last, strict=True)
+        )
+        middle = ", ".join(f"{value:.0f}" for value in np.mean(lesion.corners, axis=0))
+        raise ImageError(
+            f"A lesion “{lesion.label}” at ({middle}) mm lies outside the image, which reaches over {reach} mm.",
+            "Give corners in LPS mm (x to the left, y to the back, z to the head), or import the boxes again with the "
+            "image that they were drawn on.",
+        )
+    if (box[0] == box[1]).all():
+        return box
+    half = np.maximum(box[1] - box[0], 1) / 2
+    middle = box.mean(axis=0)
+    return np.stack([middle - half, middle + half])
 
 
 def load_case(entry: ReferenceLabel, config: Config, labels: Sequence[dict[str, Any]]) -> PreparedCase:
@@ -74,14 +99,15 @@ def load_case(entry: ReferenceLabel, config: Config, labels: Sequence[dict[str, 
             "learned from one image.",
             "Leave the case out, or learn fewer labels.",
         )
-    places, numbers = [], []
+    places, numbers, left_out = [], [], 0
     for number, lesion in enumerate(truth):
         box = lesion.box(prepared)
         if (box[0] == box[1]).all():
             half = config["detection"]["point_size"] / 2 / np.asarray(prepared.spacing)
             box = np.stack([box[0] - half, box[1] + half])
         if (box[1] < -0.5).any() or (box[0] > np.array(prepared.shape) - 0.5).any():
-            continue  # cropped away by a step
+            left_out += 1  # cropped away by a step
+            continue
         places.append(box)
         numbers.append(1 + number * len(classes) + classes.index(lesion.label))
     painted = boxes.paint(places, numbers, prepared.shape)
@@ -91,6 +117,7 @@ def load_case(entry: ReferenceLabel, config: Config, labels: Sequence[dict[str, 
         torch.from_numpy(painted),
         prepared.spacing,
         volume.anisotropy,
+        left_out,
     )
 
 

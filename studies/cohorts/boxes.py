@@ -66,6 +66,10 @@ def read_table(lines: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
             continue
         middle = [_number(row[key], number, key) for key in PLACE]
         half = [_number(row.get(key) or "0", number, key) / 2 for key in SIZE]
+        if min(half) < 0:
+            raise _bad_row(
+                number, f"{SIZE[half.index(min(half))]} is below 0; a size is in mm, 0 or left out for a point"
+            )
         corners = [[m + sign * h for m, h in zip(middle, half, strict=True)] for sign in (-1, 1)]
         boxes.append({"label": label, "corners": corners})
     return found

@@ -33,6 +33,7 @@ def test_boxes_points_and_cases_without_a_lesion():
         ([HEAD, "C-0001,Nodule,1,2,3,1,1,1", "C-0001,Nodule,1;5,2,3,1,1,1"], "Row 3: x is '1;5'"),
         ([HEAD, ",Nodule,1,2,3,1,1,1"], "Row 2: it names no case"),
         ([HEAD, "C-0001,Nodule,nan,2,3,1,1,1"], "Row 2: x"),
+        ([HEAD, "C-0001,Nodule,1,2,3,1,-4,1"], "Row 2: size_y is below 0"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_row(rows, words):
