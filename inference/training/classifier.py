@@ -134,6 +134,7 @@ def _fit_head(
         seconds=time.monotonic() - started,
         validation=areas(classes, [case.number for case in validation], found),
         train_loss=float("nan"),
+        precision="32-true",
     )
 
 
@@ -255,7 +256,8 @@ class ClassificationModule(TrainingModule):
         self._truth, self._found = [], []
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        share = torch.softmax(self.logits(self.averaged, batch["image"]).float(), dim=1)
+        with self.as_in_use():
+            share = torch.softmax(self.logits(self.averaged, batch["image"]), dim=1)
         self._found.append(share.cpu().numpy())
         self._truth += batch["number"].tolist()
         self.validation = areas(self.structures, self._truth, np.concatenate(self._found))

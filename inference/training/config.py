@@ -77,6 +77,12 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "averaging": Key("number", 0.99, 0, 0.99999, summary="Decay of the averaged weights; 0: none"),
         "validate_every": Key("whole", 1, 1, 1000, summary="Epochs between two validations"),
         "seed": Key("whole", 0, 0, 2**31 - 1),
+        "precision": Key(
+            "choice",
+            "auto",
+            choices=("auto", "float32", "bfloat16"),
+            summary="Numbers in a step; auto: mixed with float16 on a graphics card, float32 on a processor",
+        ),
     },
     "augmentation": {
         "flip": Key("axes", [], summary="Patient axes that may be mirrored: x, y, z"),

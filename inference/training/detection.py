@@ -128,7 +128,8 @@ class DetectionModule(TrainingModule):
         self._marks = [[] for _ in self.structures]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        found = detect([self.averaged], batch["image"][0], self.config["inference"])
+        with self.as_in_use():
+            found = detect([self.averaged], batch["image"][0], self.config["inference"])
         lesions = of_numbers(batch["labels"][0, 0].cpu().numpy())
         for number, name in enumerate(self.structures):
             mine = found.numbers == number

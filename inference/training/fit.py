@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import lightning.pytorch as pl
 import psutil
@@ -20,10 +20,12 @@ from inference.networks.memory import training_bytes
 from inference.training.config import Config
 from inference.training.data import SegmentationData
 from inference.training.module import Clock, SegmentationModule, TrainingModule
+from portal.runtime.allocator import memory_kept
 from portal.runtime.kernel import available_memory
 
 CHECKPOINT = "last.ckpt"
 MEMORY = "memory_gb"  # metric: the most memory that training took until then, GB of 2^30 bytes
+WORDS = {"32-true": "float32", "16-mixed": "float16 and float32", "bf16-mixed": "bfloat16 and float32"}
 FIGURES = {"dice": "Dice", "auc": "AUC", "froc": "FROC score"}
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
@@ -40,7 +42,7 @@ class Watcher(Protocol):
 @dataclass(frozen=True)
 class Trained:
     """weights: what the bundle gets (averaged where averaging is on); validation: Dice
-    per structure and case, AUC per class, or FROC score per label."""
+    per structure and case, AUC per class, or FROC score per label; precision: as Lightning names it."""
 
     weights: dict[str, Tensor]
     epochs: int
@@ -48,6 +50,7 @@ class Trained:
     seconds: float
     validation: dict[str, list[float]]
     train_loss: float
+    precision: str
 
 
 def fit(config: Config, structures: list[str], data: SegmentationData, folder: Path, watcher: Watcher) -> Trained:
@@ -69,9 +72,12 @@ def run_fit(config: Config, module: TrainingModule, data: Any, folder: Path, wat
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     report = _Report(watcher, data, folder)
-    with warnings.catch_warnings():
+    if settings["precision"] == "bfloat16" and not has_bfloat16():
+        watcher.log("There are no instructions for bfloat16 here, so it would be slower: float32 is used")
+    with warnings.catch_warnings(), memory_kept():
         warnings.simplefilter("ignore")  # hints for notebooks: data loader workers, deprecated internals
         trainer = trainer_for(settings, [report], validates=bool(data.validation))
+        watcher.log(f"Computing with {WORDS[str(trainer.precision)]} on {place()}")
         if checkpoint.exists():
             epoch = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"])
             watcher.log(f"Going on from the checkpoint after epoch {epoch + 1}")
@@ -89,6 +95,7 @@ def run_fit(config: Config, module: TrainingModule, data: Any, folder: Path, wat
         seconds=module.clock.elapsed,
         validation=module.validation,
         train_loss=module.train_loss,
+        precision=str(trainer.precision),
     )
 
 
@@ -101,7 +108,7 @@ def trainer_for(
         accelerator="auto",
         devices="auto" if cuda else 1,
         strategy="ddp" if cuda and torch.cuda.device_count() > 1 else "auto",
-        precision="16-mixed" if cuda else "32-true",
+        precision=precision(settings["precision"]),
         max_epochs=settings["epochs"],
         gradient_clip_val=settings["gradient_clip"] or None,
         check_val_every_n_epoch=settings["validate_every"],
@@ -118,10 +125,28 @@ def trainer_for(
     )
 
 
+def precision(wanted: str) -> Literal["32-true", "16-mixed", "bf16-mixed"]:
+    """What a step computes with: sums and weights are float32 in every case."""
+    if wanted == "bfloat16" and has_bfloat16():
+        return "bf16-mixed"
+    return "16-mixed" if wanted == "auto" and torch.cuda.is_available() else "32-true"
+
+
+def has_bfloat16() -> bool:
+    """Whether the device has instructions for it; without them it would be slower than float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def place() -> str:
+    return "the graphics card" if torch.cuda.is_available() else "the processor"
+
+
 def free_memory() -> tuple[int, str]:
     """Bytes that a network may use, and where."""
     if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0], "the graphics card"
+        return torch.cuda.mem_get_info()[0], place()
     return available_memory(), "this machine"
 
 

@@ -80,6 +80,10 @@ class TrainingModule(pl.LightningModule):
     def loss_of(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         raise NotImplementedError
 
+    def as_in_use(self) -> torch.autocast:
+        """A block in which validation computes with float32, as inference does, whatever the steps use."""
+        return torch.autocast(self.device.type, enabled=False)
+
     def rates(self) -> list[dict[str, Any]]:
         """Groups of parameters with their `share` of the learning rate."""
         return [{"params": list(self.network.parameters()), "share": 1.0}]
@@ -209,7 +213,8 @@ class SegmentationModule(TrainingModule):
         return self.loss(logits.float(), labels.long())
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        found = probabilities(self.averaged, batch["image"][0], self.config["inference"]).argmax(0).cpu().numpy()
+        with self.as_in_use():
+            found = probabilities(self.averaged, batch["image"][0], self.config["inference"]).argmax(0).cpu().numpy()
         truth = batch["labels"][0, 0].cpu().numpy()
         for number, name in enumerate(self.structures, start=1):
             value = dice(truth == number, found == number)

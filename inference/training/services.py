@@ -229,6 +229,7 @@ def manifest_of(
             "epochs": trained.epochs,
             "steps": trained.steps,
             "seconds": round(trained.seconds, 1),
+            "precision": trained.precision,
             "environment": run.environment,
             **{key: facts[key] for key in ("training_cases", "training_patients", "validation_cases", "anisotropy")},
             **({"validation_dice": validation_summary(trained)} if config["task"] == "segmentation" else {}),

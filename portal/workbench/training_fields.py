@@ -37,7 +37,7 @@ USELESS: dict[str, set[str]] = {
 }
 # What a strategy of a classifier has no use for: frozen features are learned from in one step.
 _STEPS = ("batch_size", "epochs", "max_minutes", "learning_rate", "loss", "early_stopping", "warmup", "weight_decay",
-          "gradient_clip", "averaging", "validate_every", "backbone_rate")  # fmt: skip
+          "gradient_clip", "averaging", "validate_every", "backbone_rate", "precision")  # fmt: skip
 USELESS_TO: dict[str, set[str]] = {
     "frozen": {
         *(f"training.{key}" for key in _STEPS),
@@ -104,6 +104,11 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "network.dimensions": {"2": ("Slices or single pictures, 2-D", ""), "3": ("Whole volumes, 3-D", "")},
     "training.class_weights": {
         "none": ("Every case counts the same", ""), "balanced": ("Rare classes count as much as frequent ones", "")
+    },
+    "training.precision": {
+        "auto": ("As usual on the device", "float16 and float32 on a graphics card, float32 on a processor"),
+        "float32": ("float32", ""),
+        "bfloat16": ("bfloat16 and float32", "nearly twice as fast on processors that have instructions for it"),
     },
     "cross_validation.schemes": {
         "folds": ("By the folds of the cohort", "every case is judged once, by a model that never saw its patient"),

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from inference.errors import TrainingError
+from inference.evaluation.metrics.overlap import dice
+from inference.networks.sliding_window import probabilities
 from inference.training import config as configuration
 from inference.training.data import Patches, PreparedCase, SegmentationData, check_cases, cut
-from inference.training.fit import CHECKPOINT, fit
-from inference.training.module import Clock, learning_rate
+from inference.training.fit import CHECKPOINT, fit, has_bfloat16
+from inference.training.module import Clock, SegmentationModule, learning_rate
 from portal.runtime.data_folder import REPOSITORY
 from tests.inference.models_factory import CONFIG, LABELS, ball_map
 
@@ -134,6 +136,44 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
     third = fit(other, NAMES, data(other), tmp_path / "3", Watch()).weights
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], third[name]) for name in first)
+
+
+needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(), reason="This processor has no instructions for bfloat16.")
+
+
+@needs_bfloat16
+def test_bfloat16_computes_otherwise_but_keeps_float32_weights_and_resumes_as_exactly(tmp_path):
+    config = settings(epochs=3, precision="bfloat16")
+    whole = fit(config, NAMES, data(config), tmp_path / "whole", Watch())
+    with pytest.raises(InterruptedError):
+        fit(config, NAMES, data(config), tmp_path / "broken", Watch(9))
+    resumed = fit(config, NAMES, data(config), tmp_path / "broken", Watch())
+    exact = fit(settings(epochs=3), NAMES, data(config), tmp_path / "exact", Watch())
+    assert (whole.precision, exact.precision) == ("bf16-mixed", "32-true")
+    assert {value.dtype for value in whole.weights.values() if value.is_floating_point()} == {torch.float32}
+    for name, value in whole.weights.items():
+        assert torch.equal(value, resumed.weights[name]), name
+    assert not all(torch.equal(value, exact.weights[name]) for name, value in whole.weights.items())
+
+
+@needs_bfloat16
+def test_validation_computes_as_inference_does_whatever_the_steps_use(tmp_path):
+    config = settings(epochs=3, precision="bfloat16")
+    made = data(config)
+    trained = fit(config, NAMES, made, tmp_path, Watch())
+    module = SegmentationModule(config, NAMES, Clock(1, 0))
+    module.averaged.load_state_dict(trained.weights)
+    for case, *values in zip(made.validation, *trained.validation.values(), strict=True):
+        found = probabilities(module.averaged, case.image, config["inference"]).argmax(0).numpy()
+        truth = case.labels.numpy()
+        assert values == [dice(truth == number, found == number) for number in (1, 2)]
+
+
+def test_without_instructions_for_bfloat16_float32_is_used_and_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.training.fit.has_bfloat16", lambda: False)
+    config, watch = settings(epochs=1, precision="bfloat16"), Watch()
+    assert fit(config, NAMES, data(config), tmp_path, watch).precision == "32-true"
+    assert "no instructions for bfloat16" in "".join(watch.lines)
 
 
 def test_the_time_budget_ends_training_early(tmp_path):
