@@ -92,13 +92,14 @@ def weights_files(manifest: Manifest) -> list[str]:
     return [f"member-{number}{Path(name).suffix}" for number, name in enumerate(names, start=1)]
 
 
-Weights = Mapping[str, "Tensor"] | Path | Sequence[Path]
+StateDict = Mapping[str, "Tensor"]
+Weights = StateDict | Path | Sequence[StateDict | Path]
 
 
 def write(folder: Path, manifest: Manifest, weights: Weights) -> Bundle:
     """Write a new bundle in one step: the folder appears complete and synced, or not at all.
 
-    weights: the state dictionary, or the file of a program, which is copied, or one file for each member of an
+    weights: the state dictionary, or the file of a program, which is copied, or one of them for each member of an
     ensemble. Raises `BundleError` where the manifest is wrong or the folder is there already.
     """
     from safetensors.torch import save_file
@@ -111,11 +112,12 @@ def write(folder: Path, manifest: Manifest, weights: Weights) -> Bundle:
     try:
         (made / MANIFEST).write_text(json.dumps(checked, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         files = [made / name for name in weights_files(checked)]
-        if isinstance(weights, Mapping):
-            save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, files[0])
-        else:
-            for source, file in zip([weights] if isinstance(weights, Path) else weights, files, strict=True):
+        sources = [weights] if isinstance(weights, Mapping | Path) else weights
+        for source, file in zip(sources, files, strict=True):
+            if isinstance(source, Path):
                 shutil.copyfile(source, file)
+            else:
+                save_file({key: value.detach().cpu().contiguous() for key, value in source.items()}, file)
         for path in (made / MANIFEST, *files):
             _sync(path)
         made.chmod(0o755)

@@ -77,6 +77,9 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "averaging": Key("number", 0.99, 0, 0.99999, summary="Decay of the averaged weights; 0: none"),
         "validate_every": Key("whole", 1, 1, 1000, summary="Epochs between two validations"),
         "seed": Key("whole", 0, 0, 2**31 - 1),
+        "networks": Key(
+            "whole", 1, 1, 20, summary="Networks learned from different random starts; the mean of their answers counts"
+        ),
         "precision": Key(
             "choice",
             "auto",
@@ -235,6 +238,8 @@ def _together(config: Config, problems: list[str]) -> None:
         _classification(config, problems)
     elif (config["training"]["loss"] == "focal_iou") != (config["task"] == "detection"):
         problems.append("training.loss: focal_iou is the loss of a detector, and its only one.")
+    if config["training"]["networks"] > 1 and config["task"] != "segmentation":
+        problems.append("training.networks: several at once are for segmentation; average versions as an ensemble.")
     name, parameters = config["network"]["name"], config["network"]["parameters"]
     dimensions = config["network"]["dimensions"]
     network = table.NETWORKS[name]

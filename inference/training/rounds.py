@@ -15,6 +15,7 @@ from inference.training import class_cases, classifier, heads
 from inference.training.class_cases import ClassifiedCase, Round
 from inference.training.config import TITLES, Config
 from inference.training.fit import Watcher, use_all_cores
+from inference.training.parts import Part
 
 INNER_SHARE = 0.2  # of a round's training patients, on whom early stopping looks
 Found = dict[tuple[str, str], dict[int, dict[str, float]]]
@@ -45,11 +46,11 @@ def held_out(
     work = [(scheme, part) for scheme, parts in made.items() for part in parts if not part.problem]
     found: Found = {}
     for number, (scheme, part) in enumerate(work):
-        watch = _Part(watcher, 0.1 + 0.9 * number / len(work), 0.9 / len(work), f"{part.name}, {scheme}")
+        watch = Part(watcher, 0.1 + 0.9 * number / len(work), 0.9 / len(work), f"{part.name}, {scheme}")
         began(scheme, part.name)
         training = [entry.case_id for entry in part.training]
         test = [entry.case_id for entry in part.test]
-        share = _Part(watch, 0, 0.6 if baselines else 1, "network")
+        share = Part(watch, 0, 0.6 if baselines else 1, "network")
         answers = {"network": _network(config, classes, images, part, folder, f"{scheme}-{part.name}", share)}
         x, y = None, np.array([images[case].number for case in training])
         for place, method in enumerate(baselines):
@@ -96,22 +97,3 @@ def _network(
     )
     test = [images[entry.case_id] for entry in part.test]
     return classifier.predict(made.network, test, config, kept if frozen else None, watcher)
-
-
-class _Part:
-    """A share of the progress bar."""
-
-    def __init__(self, watcher: Watcher, start: float, share: float, words: str) -> None:
-        self.watcher, self.start, self.share, self.words = watcher, start, share, words
-
-    def log(self, text: str) -> None:
-        self.watcher.log(f"{self.words}: {text}")
-
-    def progress(self, fraction: float, text: str = "") -> None:
-        self.watcher.progress(self.start + self.share * fraction, f"{self.words}: {text}")
-
-    def metric(self, name: str, step: int, value: float) -> None:
-        """Curves of single rounds are not kept."""
-
-    def check(self) -> None:
-        self.watcher.check()

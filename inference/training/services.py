@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -174,11 +175,28 @@ def note_plan(run: TrainingRun, planned: Config) -> Config:
     return run.config
 
 
-def finish(run: TrainingRun, trained: Trained, labels: list[dict[str, Any]], facts: dict[str, Any]) -> ModelVersion:
+def finish(
+    run: TrainingRun,
+    trained: Trained,
+    labels: list[dict[str, Any]],
+    facts: dict[str, Any],
+    *,
+    members: Sequence[Trained] = (),
+) -> ModelVersion:
     """Register the trained weights as the model's next version. Call it in the job's own transaction.
 
-    facts: numbers of cases and patients, for the manifest.
+    facts: numbers of cases and patients, for the manifest. members: where several networks answer together, each of
+    them; `trained` is then the whole.
     """
+    manifest = manifest_of(run, trained, labels, facts)
+    weights: bundle.Weights = trained.weights
+    if len(members) > 1:
+        first = run.config["training"]["seed"]
+        manifest["members"] = [
+            {"network": run.config["network"], "seed": first + number, "epochs": one.epochs, "steps": one.steps}
+            for number, one in enumerate(members)
+        ]
+        weights = [one.weights for one in members]
     model = registry.create_model(
         project=run.project,
         name=run.config["name"],
@@ -186,9 +204,7 @@ def finish(run: TrainingRun, trained: Trained, labels: list[dict[str, Any]], fac
         by=run.created_by,
         description=run.config["description"],
     )
-    made = registry.register_version(
-        model, manifest_of(run, trained, labels, facts), trained.weights, by=run.created_by
-    )
+    made = registry.register_version(model, manifest, weights, by=run.created_by)
     run.version = made
     run.save(update_fields=["version"])
     return made

@@ -18,9 +18,6 @@ from studies.cohorts.models import ReferenceLabel, Split
 @job_task(queue="train", max_attempts=3)
 def train(run: Run) -> dict[str, Any]:
     """Load the cases, train, register the version. A second attempt goes on from the last checkpoint."""
-    from inference.training.data import SegmentationData  # with torch, that other queues do not need
-    from inference.training.fit import fit
-
     training = TrainingRun.objects.select_related("reference__cohort", "project", "created_by").get(
         pk=run.parameters["training_run"]
     )
@@ -33,15 +30,23 @@ def train(run: Run) -> dict[str, Any]:
         return _train_classifier(run, training, loaded)
     if loaded.config["task"] == "detection":
         return _train_detector(run, training, loaded)
-    data = SegmentationData(loaded.training, loaded.validation, loaded.config["training"])
-    trained = fit(loaded.config, loaded.names, data, services.folder_of(training), run)
+    return _train_segmenter(run, training, loaded)
+
+
+def _train_segmenter(run: Run, training: TrainingRun, loaded: sets.Sets) -> dict[str, Any]:
+    from inference.training import members  # with torch, that other queues do not need
+
+    made = members.train(
+        loaded.config, loaded.names, loaded.training, loaded.validation, services.folder_of(training), run
+    )
+    trained = members.together(loaded.config, loaded.names, made, loaded.validation)
     run.log(f"Trained {trained.epochs} epochs, {trained.steps} steps in {trained.seconds:.0f} s")
     validation = {
         name: {**summary, "per_case": trained.validation[name]}
         for name, summary in services.validation_summary(trained).items()
     }
     with run.owned():
-        version = services.finish(training, trained, loaded.labels, loaded.facts)
+        version = services.finish(training, trained, loaded.labels, loaded.facts, members=made)
         result = _result(
             training,
             {"epochs": trained.epochs, "seconds": round(trained.seconds, 1), "validation_dice": validation},

@@ -18,8 +18,8 @@ def memory_kept() -> Iterator[None]:
     """Freed memory stays with this process until the end of the block.
 
     Every step of a training frees and takes the same arrays again. By default each of them goes to the kernel and comes
-    back as pages that have to be cleared first, a tenth of a small network's time. Elsewhere than with the GNU C library
-    on Linux nothing changes.
+    back as pages that have to be cleared first, a tenth of a small network's time. Without the GNU C library nothing
+    changes.
     """
     library = _gnu()
     if library is None:
