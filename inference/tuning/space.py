@@ -31,6 +31,7 @@ VARIABLE = ("training", "augmentation", "network")
 # The answer must not depend on what is varied, and luck is nothing to search for.
 FIXED = {
     "training.seed": "a lucky seed says nothing about other images",
+    "training.networks": "a trial trains one network",
     "training.strategy": "search each strategy by itself",
     "training.weights": "search each file of weights by itself",
     "network.name": "each network has its own parameters: search each by itself",

@@ -27,9 +27,10 @@ _BOXES = {"detection.point_size", "inference.least"}
 # What a task has no use for.
 USELESS: dict[str, set[str]] = {
     "segmentation": {*_CLASSES, *_BOXES, *BASELINES_ONLY},
-    "detection": {*_CLASSES, *BASELINES_ONLY},
+    "detection": {*_CLASSES, *BASELINES_ONLY, "training.networks"},
     "classification": {
         *_BOXES,
+        "training.networks",
         "training.samples_per_case",
         "training.foreground_share",
         *(f"inference.{key}" for key in schema.SECTIONS["inference"]),
@@ -66,6 +67,8 @@ LABELS = {
     "training.strategy": "How it learns",
     "training.weights": "Weights to start from",
     "training.regularisation": "C of the last layer",
+    "training.networks": "Networks that answer together",
+    "training.precision": "Numbers in a step",
     "cross_validation.schemes": "Rounds",
     "cross_validation.source": "Variable that names the source",
     "cross_validation.baselines": "Traditional methods, in the same rounds",
