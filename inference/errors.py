@@ -40,6 +40,10 @@ class TrainingError(InferenceError):
     """Training cannot start, or cannot go on."""
 
 
+class LossError(TrainingError):
+    """The loss is not a number any more."""
+
+
 class PredictionError(InferenceError):
     """A version cannot be run on these images."""
 

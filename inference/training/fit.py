@@ -85,8 +85,7 @@ def run_fit(config: Config, module: TrainingModule, data: Any, folder: Path, wat
         else:
             trainer.fit(module, datamodule=data)
         if data.validation and report.validated_epoch != report.epochs:
-            trainer.validate(module, datamodule=data, verbose=False)
-            report.on_validation_epoch_end(trainer, module)
+            trainer.validate(module, datamodule=data, verbose=False)  # the report is told by the trainer
     return Trained(
         # Cloned, as some networks name a tensor twice and safetensors stores no tensor under two names.
         weights={key: value.detach().cpu().contiguous().clone() for key, value in module.final_weights().items()},
@@ -205,7 +204,7 @@ class _Report(pl.Callback):
         except OSError as error:
             raise TrainingError(
                 f"The checkpoint of epoch {self.epochs} could not be written ({error.strerror}).",
-                "Free space in the data folder and retry the job: it goes on from the checkpoint before.",
+                "Free space in the data folder and run the job again: it goes on from the checkpoint before.",
             ) from error
 
     def _words(self, trainer: pl.Trainer, module: Any) -> str:

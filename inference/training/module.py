@@ -13,7 +13,7 @@ import torch
 from monai.losses import DiceCELoss, DiceLoss, FocalLoss, TverskyLoss
 from torch import Tensor, nn
 
-from inference.errors import TrainingError
+from inference.errors import LossError
 from inference.evaluation.metrics.overlap import dice
 from inference.imaging.augmentation import Augmentation
 from inference.networks import table
@@ -42,10 +42,6 @@ class Clock:
         by_steps = step / max(1, self.total_steps)
         by_time = self.elapsed / self.budget if self.budget else 0.0
         return min(1.0, max(by_steps, by_time))
-
-
-class LossError(TrainingError):
-    """The loss is not a number any more."""
 
 
 def learning_rate(peak: float, fraction: float, warmup: float) -> float:
@@ -155,7 +151,8 @@ class TrainingModule(pl.LightningModule):
         if not math.isfinite(value):
             raise LossError(
                 f"The loss is not a number any more (epoch {self.current_epoch + 1}, step {self.global_step}).",
-                "Lower training.learning_rate or set training.gradient_clip; the last checkpoint is kept.",
+                "Train again with other settings: a lower training.learning_rate, or a training.gradient_clip. "
+                "With the same settings it ends at the same step.",
             )
         self._losses.append(value)
         return loss

@@ -17,12 +17,13 @@ import lightning.pytorch as pl
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from inference.errors import LossError
 from inference.training import classifier
 from inference.training.config import Config
 from inference.training.data import SegmentationData
 from inference.training.detection import DetectionModule
 from inference.training.fit import Watcher, check_memory, trainer_for
-from inference.training.module import Clock, LossError, SegmentationModule, TrainingModule
+from inference.training.module import Clock, SegmentationModule, TrainingModule
 from inference.training.sets import Sets
 
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 100

@@ -17,6 +17,7 @@ from inference.training.earlier import MEMORY
 from inference.training.models import TrainingRun
 from portal.accounts.models import User
 from portal.frame.templatetags.components import duration, number
+from portal.workbench import validation_figures
 from portal.workbench.curves import Curve, overlaid
 from studies.cohorts.models import Split
 
@@ -145,18 +146,7 @@ def _warnings(runs: Sequence[TrainingRun], provenance: Sequence[Row]) -> list[st
 
 def _validation(runs: Sequence[TrainingRun]) -> list[Row]:
     """Figures of the validation patients, as the manifest of each version holds them."""
-    found: list[dict[str, Any]] = []
-    for run in runs:
-        own: dict[str, Any] = {}
-        facts = run.version.manifest.get("training", {}) if run.version else {}
-        for name, entry in (facts.get("validation_dice") or {}).items():
-            own[f"Dice, {name}"] = entry
-        for name, entry in ((facts.get("validation") or {}).get("classes") or {}).items():
-            own[f"AUC, {name}"] = entry["auc"]
-        if accuracy := (facts.get("validation") or {}).get("accuracy"):
-            own["Accuracy"] = accuracy
-        found.append(own)
-    return _rows("validation", found)
+    return _rows("validation", [validation_figures.of(run.version.manifest) if run.version else {} for run in runs])
 
 
 def _evaluations(runs: Sequence[TrainingRun], user: User) -> list[Evaluation | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.core.paginator import Paginator
+from django.db.models import Case, When
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
@@ -12,25 +13,33 @@ from inference.training.models import CrossValidation, TrainingRun
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, projects_where
 from portal.frame import spreadsheets
-from portal.workbench import comparison
+from portal.workbench import comparison, validation_figures
 
 PAGE = 25
+LINES = 3  # figures of a run in the list
 NAMES = ("project", "job", "reference__cohort", "created_by")
 
 
 @require_safe
 def training_runs(request: HttpRequest) -> HttpResponse:
-    """`?show=rounds` lists cross-validations; `?page=`."""
+    """`?show=rounds` lists cross-validations; `?page=`; `?run=` is ticked and comes first."""
     rounds = request.GET.get("show") == "rounds"
     runs = TrainingRun.objects.visible_to(request.user).select_related(*NAMES, "version__model")
     validations = CrossValidation.objects.visible_to(request.user).select_related(*NAMES)
     if project := current_project(request):
         runs, validations = runs.filter(project=project), validations.filter(project=project)
-    shown = (validations if rounds else runs).order_by("-pk")
+    chosen = int(request.GET["run"]) if request.GET.get("run", "").isdigit() else 0
+    order = [Case(When(pk=chosen, then=0), default=1), "-pk"] if chosen else ["-pk"]
+    shown = (validations if rounds else runs).order_by(*order)
     page = Paginator(shown, PAGE).get_page(request.GET.get("page"))
+    if not rounds:
+        for row in page:
+            found = validation_figures.of(row.version.manifest) if row.version else {}
+            row.validation = dict(list(found.items())[:LINES])
     context = {
         "page": page,
         "rounds": rounds,
+        "chosen": chosen,
         "counts": {"runs": runs.count(), "rounds": validations.count()},
         "may_train": projects_where(request.user, Action.RUN).exists(),
         "most": comparison.MOST,

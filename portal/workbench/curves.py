@@ -11,6 +11,7 @@ from typing import Any
 from inference.jobs.models import Job
 
 MOST_POINTS = 400
+FEW_EPOCHS = 10  # up to here every epoch has its tick
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 ORDER = ("loss", "dice", "auc", "froc", "memory_gb")
 SHARES = ("dice", "auc", "froc")
@@ -65,12 +66,17 @@ def overlaid(runs: Sequence[dict[str, Points]], labels: Sequence[str]) -> list[C
             last = points[max(points)]
             traces.append(
                 _trace(
-                    f"{words} {last:.2f}", points, colour=place % 8 + 1, dash=DASHES[names.index(name) % len(DASHES)]
+                    f"{words} {last:.2f}",
+                    points,
+                    colour=place % 8 + 1,
+                    dash=DASHES[names.index(name) % len(DASHES)],
+                    hover=words,
                 )
             )
             ends.append(f"{words} {last:.3g} at {max(points)}")
         title = _title(group)
         layout = _layout(group)
+        _whole_ticks(layout, traces)
         layout["legend"] = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0}
         layout["margin"]["b"] = 48 + 20 * math.ceil(len(traces) / 2)
         label = f"{title} by epoch: {'; '.join(ends)}"
@@ -106,7 +112,7 @@ def _title(group: str) -> str:
 def _layout(group: str) -> dict[str, Any]:
     axis = {"dice": "Dice", "auc": "AUC", "froc": "FROC score", "memory_gb": "GB"}.get(group, _title(group).lower())
     layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": "epoch"}},
+        "xaxis": {"title": {"text": "epoch"}, "tickformat": "d"},
         "yaxis": {"title": {"text": axis}, "rangemode": "tozero"},
         "margin": {"l": 48, "r": 12, "t": 30, "b": 40},
         "showlegend": True,
@@ -116,7 +122,13 @@ def _layout(group: str) -> dict[str, Any]:
     return layout
 
 
-def _trace(name: str, points: Points, *, colour: int, dash: str) -> dict[str, Any]:
+def _whole_ticks(layout: dict[str, Any], traces: Sequence[dict[str, Any]]) -> None:
+    """No ticks between two epochs."""
+    if max(trace["x"][-1] for trace in traces) <= FEW_EPOCHS:
+        layout["xaxis"]["dtick"] = 1
+
+
+def _trace(name: str, points: Points, *, colour: int, dash: str, hover: str = "") -> dict[str, Any]:
     steps = sorted(points)
     stride = max(1, math.ceil(len(steps) / MOST_POINTS))
     shown = sorted({*steps[::stride], steps[-1]})
@@ -127,7 +139,7 @@ def _trace(name: str, points: Points, *, colour: int, dash: str) -> dict[str, An
         "x": shown,
         "y": [round(points[step], 5) for step in shown],
         "line": {"color": f"var(--c{colour})", "dash": dash},
-        "hovertemplate": "%{y:.3f}",
+        "hovertemplate": "%{y:.3g} at epoch %{x}<extra>" + (hover or name) + "</extra>",
     }
 
 
@@ -138,7 +150,13 @@ def _curve(key: str, group: str, series: dict[str, Points], validation_cases: in
         last, words = series[name][end], _words(name, group)
         ends.append(f"{words} {last:.2f} at {end}" if group in SHARES else f"{words} {last:.3g} at {end}")
         traces.append(
-            _trace(f"{words} {last:.2f}", series[name], colour=number % 8 + 1, dash=DASHES[number % len(DASHES)])
+            _trace(
+                f"{words} {last:.2f}",
+                series[name],
+                colour=number % 8 + 1,
+                dash=DASHES[number % len(DASHES)],
+                hover=words,
+            )
         )
     note = ""
     if group in SHARES:
@@ -147,6 +165,8 @@ def _curve(key: str, group: str, series: dict[str, Points], validation_cases: in
     elif group == "loss":
         note = "mean of each epoch"
     elif group == "memory_gb":
-        note = "most that the training took until then"
+        note = "most that the training held until then, GB"
     title = _title(group)
-    return Curve(key, title, note, f"{title} by epoch: {'; '.join(ends)}", {"data": traces, "layout": _layout(group)})
+    layout = _layout(group)
+    _whole_ticks(layout, traces)
+    return Curve(key, title, note, f"{title} by epoch: {'; '.join(ends)}", {"data": traces, "layout": layout})

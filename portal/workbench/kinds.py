@@ -9,11 +9,12 @@ from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
 from django.urls import NoReverseMatch, reverse
 
+from inference.errors import LossError
 from inference.explanation.settings import METHODS
 from inference.jobs.models import Job
 from inference.routing.models import RoutedStudy
 from inference.training import exporting
-from portal.workbench import tuning
+from portal.workbench import tuning, validation_figures
 from studies.cohorts.models import Case, ReferenceStandard, Split
 
 WORDS = {
@@ -46,6 +47,8 @@ class About:
     kept: str = ""
     lost: str = ""  # what cancelling costs
     validation_cases: int = 0
+    validation: dict[str, dict] = field(default_factory=dict)  # figure → estimate, bounds, n on the validation patients
+    validation_method: str = ""
     search: dict = field(default_factory=dict)  # trials of a search for settings
     classical: int = 0  # training run whose settings can be compared with classical methods
     exportable: bool = False  # a training run that may go to MLflow
@@ -99,7 +102,8 @@ def _training(job: Job, found: About) -> None:
          _address("cohort", cohort.pk)),
         ("Reference", str(run.reference), ""),
         ("Network", str(config.get("network", {}).get("name", "")), ""),
-        ("Patch", " × ".join(map(str, training.get("patch", []))) + " voxels (z, y, x)", ""),
+        ("Image" if config.get("task") == "classification" else "Patch",
+         " × ".join(map(str, training.get("patch", []))) + " voxels (z, y, x)", ""),
         ("Ends after", _limit(training), ""),
         ("Seed", str(training.get("seed", "")), ""),
     ]  # fmt: skip
@@ -111,10 +115,13 @@ def _training(job: Job, found: About) -> None:
     if run.version is not None:
         found.exportable = exporting.configured()
         found.results.append(("model", f"Version {run.version}", reverse("version", args=[run.version.pk])))
-        found.results.append(
-            ("evaluation", "Evaluate it on a cohort", f"{reverse('evaluate_create')}?version={run.version.pk}")
-        )
-        found.results.append(("evaluation", "Compare it with other runs", reverse("training_runs")))
+        chosen = f"version={run.version.pk}&cohort={cohort.pk}&reference={run.reference_id}"
+        found.results += [
+            ("evaluation", "Evaluate it on the test patients", f"{reverse('evaluate_create')}?{chosen}"),
+            ("evaluation", "Compare it with other runs", f"{reverse('training_runs')}?run={run.pk}"),
+        ]
+        found.validation = validation_figures.of(run.version.manifest)
+        found.validation_method = validation_figures.method(run.version.manifest)
     if config.get("task") == "classification" and run.version is not None:
         found.classical = run.pk
     if job.ended:
@@ -122,6 +129,8 @@ def _training(job: Job, found: About) -> None:
     folder = Path(settings.MEDIA_ROOT) / "training" / str(run.pk)
     if folder.is_dir() and any(folder.iterdir()):
         found.kept = "The last checkpoint is kept: running the job again goes on from there."
+        if job.error_class == LossError.__name__:  # it would come to the same step
+            found.kept = "The checkpoint of the last whole epoch is kept."
         found.lost = "The last checkpoint is kept, so running it again goes on from there."
     found.lost += " No model version is registered."
 
@@ -185,6 +194,8 @@ def _preview(job: Job, found: About) -> None:
 
 
 def _limit(training: dict) -> str:
+    if training.get("strategy") == "frozen":
+        return "one fit of the last layer"
     epochs, minutes = training.get("epochs"), training.get("max_minutes")
     return f"{epochs} epochs" + (f" or {minutes:g} min" if minutes else "")
 

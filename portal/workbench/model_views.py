@@ -6,7 +6,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ObjectDoesNotExist, PermissionDenied
 from django.db.models import Count, Prefetch, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -19,6 +19,7 @@ from inference.registry import card_text, history, services
 from inference.registry.models import TRANSITIONS, Model, ModelVersion, Promotion, Stage
 from portal.accounts.current import current_project
 from portal.accounts.permissions import Action, may, projects_where
+from portal.workbench import validation_figures
 
 FINISHED = Q(finished_at__isnull=False)
 
@@ -126,6 +127,15 @@ def _version(request: HttpRequest, pk: int) -> ModelVersion:
     return get_object_or_404(visible.select_related("model__project"), pk=pk)
 
 
+def _trained_on(version: ModelVersion) -> str:
+    """The cohort and reference standard of the training for a form's address: their test patients come first."""
+    try:
+        reference = version.training_run.reference
+    except ObjectDoesNotExist:
+        return ""
+    return f"&cohort={reference.cohort_id}&reference={reference.pk}"
+
+
 def _show(request: HttpRequest, found: ModelVersion, form: PromotionForm, status: int = 200) -> HttpResponse:
     manifest = found.manifest
     runs = Prediction.objects.visible_to(request.user).filter(version=found)
@@ -138,6 +148,9 @@ def _show(request: HttpRequest, found: ModelVersion, form: PromotionForm, status
             "stated": [{"title": s.title, "text": texts[s.key]} for s in card_text.SECTIONS if texts[s.key]],
         },
         "training": manifest.get("training", {}),
+        "validation": validation_figures.of(manifest),
+        "validation_method": validation_figures.method(manifest),
+        "trained_on": _trained_on(found),
         "manifest": manifest,
         "evaluations": list(found.evaluations.all()),
         "predictions": runs.aggregate(count=Count("id"), studies=Count("study", distinct=True)),

@@ -105,6 +105,11 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
                     "which no weights are at hand"),
     },
     "network.dimensions": {"2": ("Slices or single pictures, 2-D", ""), "3": ("Whole volumes, 3-D", "")},
+    "training.loss": {
+        "dice_ce": ("Dice and cross-entropy", ""), "dice": ("Dice", ""), "cross_entropy": ("Cross-entropy", ""),
+        "focal": ("Focal: hard voxels or cases count more", ""), "tversky": ("Tversky: misses count more", ""),
+        "focal_iou": ("Focal and overlap of the boxes", ""),
+    },
     "training.class_weights": {
         "none": ("Every case counts the same", ""), "balanced": ("Rare classes count as much as frequent ones", "")
     },
@@ -152,7 +157,7 @@ GROUPS = (
     ),
     Group("Augmentation", (), words="images that are turned, shifted and changed at random, so that few teach more"),
     Group("Preprocessing", ("preprocessing",), words="the same steps in training and in use"),
-    Group("More settings", (), words="patches, learning rate, parameters of the network, inference"),
+    Group("More settings", (), words="patches, schedule, weight decay, parameters of the network, use on new images"),
 )
 FIRST = ("name", "description")
 

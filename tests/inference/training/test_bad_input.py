@@ -45,7 +45,7 @@ def test_a_loss_that_becomes_no_number_keeps_the_epochs_before_it(tmp_path):
     with pytest.raises(TrainingError) as caught:
         fit(config, NAMES, SegmentationData(broken, [], config["training"]), tmp_path, poison)
     assert caught.value.cause.startswith("The loss is not a number any more (epoch 3")
-    assert "Lower training.learning_rate" in caught.value.next_step
+    assert "a lower training.learning_rate" in caught.value.next_step
     assert epoch_of(tmp_path) == 2
     healthy = SegmentationData(cases(range(4)), [], config["training"])
     went_on = fit(config, NAMES, healthy, tmp_path, Watch())
@@ -65,7 +65,7 @@ def test_a_full_disk_at_a_checkpoint_is_named_and_the_checkpoint_before_it_is_go
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.cause.startswith("The checkpoint of epoch 2 could not be written")
-    assert "Free space in the data folder and retry the job" in caught.value.next_step
+    assert "Free space in the data folder and run the job again" in caught.value.next_step
     assert epoch_of(tmp_path / "run") == 1
     assert [path.name for path in (tmp_path / "run").iterdir()] == [CHECKPOINT]  # nothing half-written lies about
     went_on = fit(config, NAMES, data(config), tmp_path / "run", Watch())

@@ -69,6 +69,16 @@ def data(config: configuration.Config) -> SegmentationData:
     return SegmentationData(cases(range(4)), cases(range(4, 6)), config["training"])
 
 
+def test_the_last_epoch_is_validated_once(tmp_path):
+    config = settings(epochs=2, validate_every=5, early_stopping=9)
+    watch = Watch()
+    fit(config, NAMES, data(config), tmp_path, watch)
+    assert [line for line in watch.lines if "validation Dice" in line] == [watch.lines[-1]]
+    assert {name: len(points) for name, points in watch.metrics.items() if "val_" in name} == {
+        f"val_dice/{name}": 1 for name in NAMES
+    }
+
+
 def test_it_learns_to_find_the_balls(tmp_path):
     config = settings(epochs=30, validate_every=10)
     watch = Watch()
