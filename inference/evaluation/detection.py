@@ -7,6 +7,7 @@ Intervals are bootstrap percentiles: patients are drawn with replacement and bri
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,16 @@ def compare(found: np.ndarray, scores: Sequence[float], lesions: np.ndarray, thr
     threshold: score from which a box counts in `found` and `false_positives`; `marks` keeps all.
     """
     marks = detection.match(found, scores, lesions, overlap=OVERLAP)
+    kept = {"scores": marks.scores.tolist(), "hit": marks.hit.tolist(), "again": marks.again.tolist()}
+    return {**_counts(marks, threshold), "marks": kept}
+
+
+def _counts(marks: Marks, threshold: float) -> dict[str, int]:
     kept = marks.scores >= threshold
-    hits = kept & (marks.hit >= 0) & ~marks.again
     return {
         "lesions": marks.lesions,
-        "found": int(hits.sum()),
+        "found": int((kept & (marks.hit >= 0) & ~marks.again).sum()),
         "false_positives": int((kept & (marks.hit < 0)).sum()),
-        "marks": {"scores": marks.scores.tolist(), "hit": marks.hit.tolist(), "again": marks.again.tolist()},
     }
 
 
@@ -70,20 +74,46 @@ def summarise(cases: Sequence[CaseFigures]) -> dict[str, Any]:
 
         for name, entry in zip(names, bootstrap_over(figures, patients, seed=SEED), strict=True):
             made[name] = {**entry.as_dict(), "lesions": lesions}
-        made["lesion_sensitivity"] = _share_of_lesions(cases)
     else:
         made |= {name: undefined(f"none of the {len(cases)} cases has a lesion") for name in names}
-        made["lesion_sensitivity"] = undefined(f"none of the {len(cases)} cases has a lesion")
-    made["false_positives_per_image"] = bootstrap_mean(
-        [case.values["false_positives"] for case in cases], patients=patients, seed=SEED
-    ).as_dict()
     if lesions and not all(image.lesions for image in marks):
         made["afroc"] = bootstrap_over(lambda chosen: [_afroc([marks[n] for n in chosen])], patients, seed=SEED)[
             0
         ].as_dict()
     else:
         made["afroc"] = undefined("needs images with and without lesions", len(cases))
-    return {**made, **cases_and_auc(cases)}
+    return {**made, **_at_operating_threshold(cases)}
+
+
+def at_threshold(cases: Sequence[CaseFigures], threshold: float) -> dict[str, Any]:
+    """The figures of one label that depend on a threshold, as `summarise` has them, for boxes from this score on."""
+    changed = []
+    for case in cases:
+        marks = marks_of(case.values)
+        values = {**case.values, **_counts(marks, threshold)}
+        changed.append(replace(case, values=values, predicted=bool((marks.scores >= threshold).any())))
+    return _at_operating_threshold(changed)
+
+
+def threshold_at(cases: Sequence[CaseFigures], rate: float) -> float | None:
+    """The least score from which at most `rate` false boxes an image are left; None where no case has a lesion."""
+    marks = [marks_of(case.values) for case in cases]
+    if not any(image.lesions for image in marks):
+        return None
+    x, _, thresholds = detection.froc(marks)
+    within = np.flatnonzero((x <= rate) & np.isfinite(thresholds))
+    return float(thresholds[within[-1]]) if len(within) else None
+
+
+def _at_operating_threshold(cases: Sequence[CaseFigures]) -> dict[str, Any]:
+    if any(case.values["lesions"] for case in cases):
+        found = _share_of_lesions(cases)
+    else:
+        found = undefined(f"none of the {len(cases)} cases has a lesion")
+    false = bootstrap_mean(
+        [case.values["false_positives"] for case in cases], patients=[case.patient for case in cases], seed=SEED
+    )
+    return {"lesion_sensitivity": found, "false_positives_per_image": false.as_dict(), **cases_and_auc(cases)}
 
 
 def _share_of_lesions(cases: Sequence[CaseFigures]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def context(evaluation: Evaluation, results: list[CaseResult], asked_class: str,
     truth = [case["truth"] == chosen for case in cases]
     scores = [case["shares"][chosen] for case in cases]
     limits = manifests.thresholds(evaluation.version.manifest)
-    threshold = _threshold(asked, limits.get(chosen, 0.5))
+    threshold = asked_threshold(asked, limits.get(chosen, 0.5))
     both = any(truth) and not all(truth)
     return {
         "classes": classes,
@@ -81,7 +81,8 @@ def csv_rows(cases: Iterable[dict[str, Any]], classes: list[str]) -> Iterable[li
         yield [case["case"].name, case["truth"], case["called"], *(case["shares"][name] for name in classes)]
 
 
-def _threshold(asked: str, usual: float) -> float:
+def asked_threshold(asked: str, usual: float) -> float:
+    """A threshold as somebody typed it, within 0 to 1; the usual one where it is no number."""
     try:
         value = float(asked.replace(",", "."))
     except ValueError:

@@ -105,7 +105,8 @@ def _classifier(request: HttpRequest, evaluation: Evaluation, results: list[Case
 
 
 def _detector(request: HttpRequest, evaluation: Evaluation, results: list[CaseResult], hidden: int) -> HttpResponse:
-    shown = findings.context(evaluation, results)
+    """`?threshold=` chooses the score from which boxes count."""
+    shown = findings.context(evaluation, results, request.GET.get("threshold", ""))
     context = {**_shared(request, evaluation, results, hidden), **shown, "few": 0 < shown["smallest"] < NEEDS}
     return render(request, "dashboards/evaluation_findings.html", context)
 

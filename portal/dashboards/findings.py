@@ -9,32 +9,65 @@ from inference.evaluation import detection
 from inference.evaluation.metrics.detection import RATES
 from inference.evaluation.models import CaseResult, Evaluation
 from inference.evaluation.summary import CaseFigures
+from inference.registry import manifest as manifests
+from portal.dashboards.classes import asked_threshold, in_order
 from portal.dashboards.evaluation import COLOURS
 
 LEFTMOST, RIGHTMOST = 0.05, 10.0  # false positives per image, on a logarithmic axis
 WORST = 12
 
 
-def context(evaluation: Evaluation, results: list[CaseResult]) -> dict[str, Any]:
-    labels = list(evaluation.summary)
+def context(evaluation: Evaluation, results: list[CaseResult], asked: str = "") -> dict[str, Any]:
+    """asked: the threshold that somebody wants to see, as it came; else the model's own."""
+    labels = in_order(evaluation)
     entries = [evaluation.summary[label] for label in labels]
     n = min((entry["froc_score"].get("n") or 0 for entry in entries), default=0)
+    cases = {label: _cases(results, label) for label in labels}
+    own = manifests.thresholds(evaluation.version.manifest)
+    limits = {label: asked_threshold(asked, own[label]) for label in labels}
+    levels = [
+        {"label": label, "threshold": limits[label], "entry": detection.at_threshold(cases[label], limits[label])}
+        for label in labels
+        if cases[label]
+    ]
     return {
         "headline": [
             {"name": f"{title}, {label}", "entry": evaluation.summary[label][key]}
             for label in labels[:3]
             for key, title in (("froc_score", "FROC score"), ("average_precision", "Average precision"))
         ],
-        "froc": chart(evaluation, results),
+        "froc": chart(labels, evaluation.summary, cases, levels),
         "froc_label": words(evaluation),
-        "rates": [{"rate": _rate(rate), "entries": [e[key] for e in entries]} for key, rate in _keys()],
+        "rates": [
+            {
+                "rate": _rate(rate),
+                "entries": [
+                    {"figure": evaluation.summary[label][key], "threshold": detection.threshold_at(cases[label], rate)}
+                    for label in labels
+                ],
+            }
+            for key, rate in _keys()
+        ],
         "labels": labels,
-        "levels": [{"label": label, "entry": evaluation.summary[label]} for label in labels],
+        "levels": levels,
         "matching": detection.MATCHING,
-        "threshold": evaluation.version.manifest.get("output", {}).get("threshold", 0.5),
+        "threshold": next(iter(limits.values()), 0.5),
+        "own": limits == own,
+        "own_thresholds": sorted({round(value, 6) for value in own.values()}),
+        "least": evaluation.version.manifest.get("inference", {}).get("least", 0.05),
         "worst": worst(results),
         "smallest": n,
     }
+
+
+def _cases(results: Iterable[CaseResult], label: str) -> list[CaseFigures]:
+    return [
+        CaseFigures(
+            row.case.name, row.case.cohort_patient.patient_id, row.present, row.predicted, row.score, row.values
+        )
+        for row in results
+        if row.structure == label
+    ]
 
 
 def _keys() -> list[tuple[str, float]]:
@@ -45,18 +78,17 @@ def _rate(value: float) -> str:
     return {0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}.get(value, f"{value:g}")
 
 
-def chart(evaluation: Evaluation, results: Iterable[CaseResult]) -> dict[str, Any] | None:
-    """The FROC curve of each label, with the interval of the sensitivity at seven rates; None where no case has one."""
+def chart(
+    labels: list[str],
+    summary: dict[str, Any],
+    cases: dict[str, list[CaseFigures]],
+    levels: list[dict[str, Any]],
+) -> dict[str, Any] | None:
+    """The FROC curve of each label, with the interval of the sensitivity at seven rates and a cross at the chosen
+    threshold; None where no case has a lesion."""
     data: list[dict[str, Any]] = []
-    rows = list(results)
-    for number, (label, summary) in enumerate(evaluation.summary.items()):
-        mine = [
-            CaseFigures(
-                row.case.name, row.case.cohort_patient.patient_id, row.present, row.predicted, row.score, row.values
-            )
-            for row in rows
-            if row.structure == label
-        ]
+    for number, label in enumerate(labels):
+        mine = cases[label]
         curve = detection.curve(mine) if mine else None
         if curve is None:
             continue
@@ -74,7 +106,7 @@ def chart(evaluation: Evaluation, results: Iterable[CaseResult]) -> dict[str, An
                 "hovertemplate": "%{y:.2f} at %{x:.3g} false positives an image<extra></extra>",
             }
         )
-        known = [(rate, summary[key]) for key, rate in _keys() if summary[key].get("lower") is not None]
+        known = [(rate, summary[label][key]) for key, rate in _keys() if summary[label][key].get("lower") is not None]
         data.append(
             {
                 "type": "scatter",
@@ -98,6 +130,7 @@ def chart(evaluation: Evaluation, results: Iterable[CaseResult]) -> dict[str, An
         )
     if not data:
         return None
+    data += [_cross(level) for level in levels if level["entry"]["lesion_sensitivity"].get("estimate") is not None]
     layout = {
         "xaxis": {
             "title": {"text": "false positives per image"},
@@ -110,6 +143,24 @@ def chart(evaluation: Evaluation, results: Iterable[CaseResult]) -> dict[str, An
         "hovermode": "closest",
     }
     return {"data": data, "layout": layout}
+
+
+def _cross(level: dict[str, Any]) -> dict[str, Any]:
+    """The chosen threshold, with the interval of the sensitivity there."""
+    found, false = level["entry"]["lesion_sensitivity"], level["entry"]["false_positives_per_image"]
+    bars = {"type": "data", "symmetric": False, "color": "var(--text)", "thickness": 1.5, "width": 5}
+    if found.get("lower") is not None:
+        bars |= {"array": [found["upper"] - found["estimate"]], "arrayminus": [found["estimate"] - found["lower"]]}
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"{level['label']} from {level['threshold']:.2f}",
+        "x": [min(RIGHTMOST, max(LEFTMOST, false["estimate"]))],
+        "y": [found["estimate"]],
+        "error_y": bars,
+        "marker": {"color": "var(--text)", "size": 10, "symbol": "x-thin-open"},
+        "hovertemplate": "%{y:.2f} at %{x:.3g} false positives an image<extra></extra>",
+    }
 
 
 def words(evaluation: Evaluation) -> str:

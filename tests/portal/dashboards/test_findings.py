@@ -66,19 +66,44 @@ def test_the_page_shows_froc_with_intervals_and_how_boxes_are_matched(client, wo
     words = text(page)
     # 4 of 6 found before the first false box; the fifth at 0.3, with 3 false boxes in 12 images.
     assert "FROC score, Nodule" in words
-    rates = {row["rate"]: row["entries"][0]["estimate"] for row in page.context["rates"]}
+    rates = {row["rate"]: row["entries"][0]["figure"]["estimate"] for row in page.context["rates"]}
     assert rates["1/8"] == pytest.approx(4 / 6)
     assert rates["1"] == pytest.approx(5 / 6)
     assert "intersection over union is 0.1 or more" in words
     assert "bootstrap over 12 patients" in words
-    curve, bars = page.context["froc"]["data"]
+    curve, bars, cross = page.context["froc"]["data"]
+    assert (cross["x"], cross["y"]) == ([3 / 12], [pytest.approx(4 / 6)])
     assert (max(curve["y"]), len(bars["x"])) == (pytest.approx(5 / 6), 7)
     entry = page.context["levels"][0]["entry"]
     assert entry["lesion_sensitivity"]["estimate"] == pytest.approx(4 / 6)
     assert entry["false_positives_per_image"]["estimate"] == pytest.approx(3 / 12)
     # Each of 6 lesions against each of 6 images without: four at 0.9 beat all, one at 0.3 beats the four empty ones,
     # the one never found ties with them.
-    assert entry["afroc"]["estimate"] == pytest.approx((4 * 6 + 4 + 0.5 * 4) / 36)
+    afroc = evaluation.summary["Nodule"]["afroc"]
+    assert afroc["estimate"] == pytest.approx((4 * 6 + 4 + 0.5 * 4) / 36)
+    assert f"{afroc['estimate']:.2f}" in words
+
+
+def test_another_threshold_can_be_looked_at_and_each_rate_says_from_which_score_it_holds(client, world):
+    _, evaluation, _ = world
+    address = reverse("evaluation", args=[evaluation.pk])
+    page = client.get(address, {"threshold": "0,2"})
+    entry = page.context["levels"][0]["entry"]
+    assert entry["lesion_sensitivity"]["estimate"] == pytest.approx(5 / 6)
+    assert entry["lesion_sensitivity"]["lower"] < 5 / 6 < entry["lesion_sensitivity"]["upper"]
+    assert entry["false_positives_per_image"]["estimate"] == pytest.approx(3 / 12)
+    page = client.get(address, {"threshold": 0.65})
+    entry = page.context["levels"][0]["entry"]
+    assert entry["lesion_sensitivity"]["estimate"] == pytest.approx(4 / 6)
+    assert entry["false_positives_per_image"]["estimate"] == pytest.approx(1 / 12)
+    # By case: 4 of 6 are called, one of the six without a lesion is called.
+    assert entry["case_sensitivity"]["estimate"] == pytest.approx(4 / 6)
+    assert entry["case_specificity"]["estimate"] == pytest.approx(5 / 6)
+    assert "the model’s own: 0.50" in text(page)
+    assert client.get(address, {"threshold": "x"}).context["own"]
+    # One false box in 12 images lies above 0.6, two above 0.55, three above all that was found.
+    scores = {row["rate"]: row["entries"][0]["threshold"] for row in page.context["rates"]}
+    assert (scores["1/8"], scores["1/4"], scores["1"]) == (0.7, 0.3, 0.3)
 
 
 def test_missed_lesions_come_first_and_the_cases_can_be_taken_away(client, world):
