@@ -72,6 +72,22 @@ def withdraw(worker: str, queues: list[str]) -> None:
             client.zrem(_key(queue), worker)
 
 
+def forget(machine: str) -> None:
+    """Drop the signs that processes of this machine gave; those that run give another one within seconds.
+
+    After a crash or a power cut the last signs of the dead would count until they are old.
+    """
+    with _client() as client:
+        pipeline = client.pipeline(transaction=False)
+        for queue in [*settings.QUEUES, LISTENER]:
+            names = [name.decode() for name in client.zrange(_key(queue), 0, -1)]
+            for name in names:
+                if name.rpartition("@")[2] == machine:
+                    pipeline.zrem(_key(queue), name)
+                    pipeline.delete(f"{_FACTS}{name}")
+        pipeline.execute()
+
+
 class QueueLiveness(bootsteps.StartStopStep):
     """Part of a worker's consumer: gives the signs while the consumer takes messages, and withdraws at its end."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,6 +14,7 @@ from django.db import DatabaseError
 from django.test import Client
 
 from portal.runtime import capacity, commands, health, liveness
+from portal.runtime.data_folder import REPOSITORY
 from portal.runtime.errors import RuntimeProblem
 from portal.runtime.workers import ensure_workers
 
@@ -53,6 +57,27 @@ def test_a_worker_that_fell_silent_does_not_count(workers, monkeypatch: pytest.M
     monkeypatch.setattr(liveness, "ALIVE_SECONDS", 0)
     time.sleep(1.1)
     assert liveness.workers_alive(["io"]) == {"io": 0}
+
+
+def test_signs_of_a_crashed_start_do_not_count_for_the_next_one() -> None:
+    """`manage.py up` begins with it; workers of other machines go on counting."""
+    liveness.give_sign("train@here", ["train"], capacity.facts(["train"], 1))
+    liveness.give_sign("train@elsewhere", ["train"], capacity.facts(["train"], 1))
+    liveness.give_sign("dimse-7@here", [liveness.LISTENER])
+    before = liveness.workers_alive(["train", liveness.LISTENER])
+    liveness.forget("here")
+    after = liveness.workers_alive(["train", liveness.LISTENER])
+    assert {name: before[name] - after[name] for name in before} == {"train": 1, liveness.LISTENER: 1}
+    assert [worker["name"] for worker in liveness.workers() if worker["name"].startswith("train@")] == [
+        "train@elsewhere"
+    ]
+    liveness.withdraw("train@elsewhere", ["train"])
+
+
+def test_a_web_process_takes_requests_when_its_pages_are_loaded() -> None:
+    code = "import sys, portal.wsgi; sys.exit('portal.urls' not in sys.modules)"
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "portal.settings.test"}
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, timeout=180).returncode == 0
 
 
 def test_without_broker(client: Client, settings) -> None:

@@ -1,13 +1,15 @@
+import contextlib
 import os
 import signal
 import socket
 from argparse import ArgumentParser
 from typing import Any
 
+import redis
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from portal.runtime import commands, first_run
+from portal.runtime import commands, first_run, liveness
 from portal.runtime.data_folder import DataFolder, read_json, write_private_json
 from portal.runtime.embedded import opened
 from portal.runtime.errors import RuntimeProblem
@@ -67,6 +69,8 @@ class Command(BaseCommand):
                 f"worker {queue}" for name, queues in commands.WORKERS.items() if not sizes[name] for queue in queues
             ],
         )
+        with contextlib.suppress(redis.RedisError):  # a broker elsewhere that is away; `/readyz` says so
+            liveness.forget(socket.gethostname())
         write_private_json(claim(data), {"address": address, "pid": os.getpid()})
 
         def ready() -> None:
