@@ -6,7 +6,7 @@ Intervals are bootstrap percentiles: patients are drawn with replacement and bri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +54,18 @@ def marks_of(values: dict[str, Any]) -> Marks:
         np.array(kept["again"], dtype=bool),
         int(values["lesions"]),
     )
+
+
+def froc_score(marks: Sequence[Marks], patients: Sequence[Hashable]) -> dict[str, Any]:
+    """The FROC score of one label with its interval; patients: whose each image is."""
+    if not any(image.lesions for image in marks):
+        return undefined(f"none of the {len(marks)} cases has a lesion", len(marks))
+
+    def score(chosen: Sequence[int]) -> list[float]:
+        images = [marks[place] for place in chosen]
+        return [detection.mean_sensitivity(images) if any(image.lesions for image in images) else float("nan")]
+
+    return bootstrap_over(score, patients, seed=SEED)[0].as_dict()
 
 
 def summarise(cases: Sequence[CaseFigures]) -> dict[str, Any]:

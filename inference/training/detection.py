@@ -30,9 +30,23 @@ def train(
     watcher: Watcher,
 ) -> Trained:
     """Cases as `detection_cases.load_case` makes them. See `fit.fit`; goes on from a checkpoint as that does."""
+    return train_and_look(config, names, training, validation, folder, watcher)[0]
+
+
+def train_and_look(
+    config: Config,
+    names: Sequence[str],
+    training: Sequence[PreparedCase],
+    validation: Sequence[PreparedCase],
+    folder: Path,
+    watcher: Watcher,
+) -> tuple[Trained, dict[str, list[Marks]]]:
+    """As `train`; beside it what the last validation found of each label in each validation case, in their order."""
     data = SegmentationData(training, validation, config["training"])
     clock = Clock(data.steps_per_epoch() * config["training"]["epochs"], config["training"]["max_minutes"])
-    return run_fit(config, DetectionModule(config, list(names), clock), data, folder, watcher)
+    module = DetectionModule(config, list(names), clock)
+    trained = run_fit(config, module, data, folder, watcher)
+    return trained, module.marks
 
 
 def check_cases(
@@ -111,6 +125,11 @@ class DetectionModule(TrainingModule):
         super().__init__(config, structures, network, clock)
         self.dimensions: int = spec["dimensions"]
         self._marks: list[list[Marks]] = []
+
+    @property
+    def marks(self) -> dict[str, list[Marks]]:
+        """Of each label and validation case, as the last validation saw them."""
+        return dict(zip(self.structures, self._marks or [[] for _ in self.structures], strict=True))
 
     def loss_of(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         with torch.no_grad():

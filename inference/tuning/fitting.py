@@ -10,6 +10,7 @@ from typing import Any
 
 from inference.errors import TrainingError
 from inference.evaluation import classification
+from inference.evaluation.detection import froc_score
 from inference.evaluation.statistics.bootstrap import bootstrap_mean
 from inference.evaluation.statistics.interval import undefined
 from inference.training import classifier, detection
@@ -25,7 +26,8 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Judged:
-    """value: mean of the figures; figures: structure or class → Dice or AUC with interval, on the validation cases."""
+    """value: mean of the figures; figures: structure, class or label → Dice, AUC or FROC score with interval, on the
+    validation cases."""
 
     value: float
     figures: dict[str, Any]
@@ -106,15 +108,9 @@ def _classification(sets: Sets, config: Config, folder: Path, kept: Path, watche
 
 
 def _detection(sets: Sets, config: Config, folder: Path, kept: Path, watcher: Watcher) -> tuple[Trained, Figures]:
-    """The FROC score is one number over all validation cases; it has no interval here."""
-    trained = detection.train(config, sets.names, sets.training, sets.validation, folder, watcher)
-    figures: Figures = {}
-    for name, values in trained.validation.items():
-        figures[name] = undefined("no validation case shows it")
-        if values:
-            method = "FROC score: mean sensitivity at 1/8 to 8 false positives per image"
-            figures[name] |= {"estimate": values[0], "n": len(sets.validation), "method": method}
-    return trained, figures
+    trained, marks = detection.train_and_look(config, sets.names, sets.training, sets.validation, folder, watcher)
+    patients = [entry.case.cohort_patient_id for entry in sets.entries[Split.VALIDATION]]
+    return trained, {name: froc_score(marks[name], patients) for name in sets.names}
 
 
 JUDGES: dict[str, Callable[[Sets, Config, Path, Path, Watcher], tuple[Trained, Figures]]] = {

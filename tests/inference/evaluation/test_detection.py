@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from monai.metrics import compute_froc_curve_data, compute_froc_score
 
+from inference.evaluation.detection import froc_score
 from inference.evaluation.metrics import detection
 from inference.evaluation.metrics.detection import Marks
 from tests.inference import shared
@@ -52,6 +53,21 @@ def test_the_froc_curve_and_its_score_are_those_of_monai():
         assert any(np.isclose(x, rate) & np.isclose(y, value))
     theirs = compute_froc_score(fps, sensitivity, detection.RATES)
     assert detection.mean_sensitivity(images) == pytest.approx(theirs, abs=1e-9)
+
+
+def test_the_interval_of_the_froc_score_draws_patients_and_a_label_without_lesions_has_no_score():
+    perfect, missed = marks([0.9], [0], 1), marks([], [], 1)
+    told = froc_score([perfect] * 4, ["a", "a", "b", "c"])
+    assert (told["estimate"], told["lower"], told["upper"], told["n"]) == (1, 1, 1, 4)
+    assert told["method"].startswith("percentile bootstrap over 3 patients")
+    # Two patients, one found and one missed: of 1000 draws a quarter each hold the one or the other alone.
+    told = froc_score([perfect, missed], ["a", "b"])
+    assert (told["estimate"], told["lower"], told["upper"]) == (0.5, 0, 1)
+    alone = froc_score([perfect, missed], ["a", "a"])
+    assert (alone["estimate"], alone["lower"], alone["upper"]) == (0.5, None, None)
+    assert froc_score([marks([0.9], [-1], 0)], ["a"]) == {
+        "estimate": None, "lower": None, "upper": None, "n": 1, "reason": "none of the 1 cases has a lesion"
+    }  # fmt: skip
 
 
 @pytest.mark.shared

@@ -29,6 +29,23 @@ SEARCH = {
 }
 
 
+DETECTOR = {
+    **CONFIG,
+    "name": "ball-detector",
+    "task": "detection",
+    "network": {"channels": [4, 4, 4, 4], "pyramid": 8, "depth": 1},
+    "training": {
+        "patch": [16, 16, 32],
+        "batch_size": 2,
+        "samples_per_case": 2,
+        "epochs": 6,
+        "validate_every": 3,
+        "learning_rate": 0.02,
+        "seed": 5,
+    },
+}
+
+
 def started(project, cohort, **changes) -> SettingsSearch:
     return services.start(project=project, config=CONFIG, search={**SEARCH, **changes}, cohort=cohort, by=None)
 
@@ -127,6 +144,34 @@ def test_a_classifier_is_searched_by_its_auc(run_job):
     best = services.best(search)
     assert set(best.figures) == {"disc", "bar"}
     assert all(0 <= figure["estimate"] <= 1 and figure["n"] == 4 for figure in best.figures.values())
+
+
+def test_a_detector_is_searched_by_its_froc_score_which_is_that_of_a_run_with_the_same_settings(run_job):
+    project = ProjectFactory()
+    cohort, _ = ball_cohort(project, 8)
+    search = services.start(
+        project=project,
+        config=DETECTOR,
+        search={"trials": 3, "space": {"training.learning_rate": [0.02, 1e-7], "network.depth": [1, 2]}},
+        cohort=cohort,
+        by=None,
+    )
+    job = run_job(search.job)
+    assert job.state == "succeeded", job.cause
+    assert {trial.state for trial in search.trials.all()} <= {Trial.State.COMPLETE, Trial.State.PRUNED}
+    best = services.best(search)
+    assert set(best.figures) == {"Ball", "Dim ball"}
+    for figure in best.figures.values():
+        assert 0 <= figure["lower"] <= figure["estimate"] <= figure["upper"] <= 1
+        assert figure["n"] == 2
+        assert figure["method"].startswith("percentile bootstrap over 2 patients")
+        assert "reason" not in figure
+    assert best.value == pytest.approx(sum(figure["estimate"] for figure in best.figures.values()) / 2)
+    assert set(best.curve) == {"3", "6"}, "a validation after every third of six epochs"
+    run = services.train(job, by=None)
+    assert run_job(run.job).state == "succeeded"
+    told = Job.objects.get(pk=run.job_id).result["validation_froc"]
+    assert told == {name: pytest.approx(figure["estimate"]) for name, figure in best.figures.items()}
 
 
 def test_the_learning_rate_job_answers_with_its_curve_and_the_rate_can_be_trained_with(run_job):
