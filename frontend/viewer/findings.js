@@ -1,7 +1,7 @@
 // A report in the panel: findings to jump to, classes with their certainty, measured values.
 
 import { element } from "./elements.js";
-import { caption } from "./reports.js";
+import { caption, sizeOf } from "./reports.js";
 
 export const REPORT_STYLE = `
   .results .findings button { display: grid; grid-template-columns: 12px minmax(0, 1fr) auto; gap: 8px; align-items: center; width: 100%;
@@ -13,6 +13,7 @@ export const REPORT_STYLE = `
   .results .classes li { display: grid; grid-template-columns: minmax(0, 1fr) auto auto; gap: 8px; align-items: center; overflow-wrap: anywhere; }
   .results .classes .share { grid-column: 1 / -1; height: 4px; border-radius: 2px; background: var(--line); overflow: hidden; }
   .results .classes .share i { display: block; height: 100%; width: var(--v); background: var(--accent); }
+  .results .findings small { display: block; font-weight: 400; color: var(--text-2); font-variant-numeric: tabular-nums; }
   .results .least { display: grid; grid-template-columns: auto 1fr auto; gap: 10px; align-items: center; }
   .results .least input { width: 100%; accent-color: var(--accent); }
 `;
@@ -44,12 +45,12 @@ function toggle(item, reports) {
 
 function findings(item, reports) {
   const shown = reports.visible(item);
-  const percent = Math.round(100 * reports.least);
+  const percent = Math.round(100 * reports.leastOf(item));
   const most = item.findings[0].score;
   const slider = element("input", {
-    type: "range", min: 0, max: 100, step: 5, value: percent, "data-item": `${item.id} least`, "aria-label": "Least certainty of the findings shown",
+    type: "range", min: 0, max: 100, step: 1, value: percent, "data-item": `${item.id} least`, "aria-label": "Least certainty of the findings shown",
   });
-  slider.addEventListener("change", () => reports.setLeast(Number(slider.value) / 100));
+  slider.addEventListener("change", () => reports.setLeast(item.id, Number(slider.value) / 100));
   const said = shown.length
     ? `${shown.length} of ${item.findings.length} findings`
     : `No finding reaches ${percent} %; the most certain of ${item.findings.length} has ${Math.round(100 * most)} %`;
@@ -63,18 +64,26 @@ function findings(item, reports) {
 }
 
 function findingButton(item, finding, reports) {
+  const details = place(finding, reports);
   const button = element(
     "button",
     {
       type: "button", "data-item": finding.uid, "aria-current": finding.uid === reports.chosen ? "true" : null,
-      "aria-label": `Go to ${caption(finding)}`,
+      "aria-label": ["Go to " + caption(finding), details].filter(Boolean).join(", "),
     },
     element("span", { class: "swatch", style: `--c: ${reports.colour(item, finding.label)}` }),
-    element("span", {}, finding.label || "Finding"),
+    element("span", {}, finding.label || "Finding", details ? element("small", {}, details) : ""),
     element("span", { class: "num" }, finding.score === null ? "" : `${Math.round(100 * finding.score)} %`),
   );
   button.addEventListener("click", () => reports.jump(item.id, finding.uid));
   return button;
+}
+
+// "23 × 21 × 24 mm, image 12"
+function place(finding, reports) {
+  const size = sizeOf(finding)?.map((length) => Math.round(length)).join(" × ");
+  const number = reports.numberOf(finding);
+  return [size && `${size} mm`, number && `image ${number}`].filter(Boolean).join(", ");
 }
 
 function classRow({ label, score, present }) {

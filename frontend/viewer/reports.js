@@ -9,7 +9,7 @@ import { readReport } from "./report.js";
 
 const COLOURS = ["#5acce6", "#d9b726", "#c097fe", "#ea6848", "#2b84f0", "#97cf85", "#ee93a8"];
 const SVG = "http://www.w3.org/2000/svg";
-export const LEAST = 0.5; // score from which findings are shown at first
+const LEAST = 0.5; // score from which findings are shown at first, where the server names no threshold of the model
 
 export class Reports extends EventTarget {
   constructor(ohif, overlays) {
@@ -18,7 +18,7 @@ export class Reports extends EventTarget {
     this.overlays = overlays;
     this.read = new Map(); // SOPInstanceUID → what `readReport` made of it
     this.on = new Set(); // displaySetInstanceUIDs of what is shown
-    this.least = LEAST;
+    this.least = new Map(); // displaySetInstanceUID → score from which somebody wants to see findings
     this.opened = false; // the newest report of a model is shown once, at opening
     this.chosen = ""; // tracking UID of the finding that somebody jumped to
     this.layers = new Map(); // viewport element → its drawing
@@ -92,13 +92,28 @@ export class Reports extends EventTarget {
     this.redraw();
   }
 
-  setLeast(value) {
-    this.least = value;
+  setLeast(id, value) {
+    this.least.set(id, value);
     this.redraw();
   }
 
+  // The score from which the findings of a report are shown: somebody's choice, else the model's own threshold.
+  leastOf(item) {
+    return this.least.get(item.id) ?? item.result?.least ?? LEAST;
+  }
+
   visible(item) {
-    return item.findings.filter((finding) => (finding.score ?? 1) >= this.least);
+    const least = this.leastOf(item);
+    return item.findings.filter((finding) => (finding.score ?? 1) >= least);
+  }
+
+  // The image through the middle of a finding, counted from 1 as its series is shown; null where it is not there.
+  numberOf(finding) {
+    const place = finding.regions[0];
+    const images = place ? this.imagesWith(place.image)?.images : null;
+    const found = images?.findIndex((image) => image.SOPInstanceUID === place.image) ?? -1;
+    if (found < 0) return null;
+    return images.length === 1 && place.frame > 1 ? place.frame : found + 1;
   }
 
   colour(item, label) {
@@ -157,14 +172,21 @@ export class Reports extends EventTarget {
     layer.replaceChildren();
     if (!viewport || !this.on.size) return;
     for (const item of this.items.filter((candidate) => candidate.shown)) {
+      const least = this.leastOf(item);
       for (const finding of item.findings) {
         const chosen = finding.uid === this.chosen;
-        if (!chosen && (finding.score ?? 1) < this.least) continue;
+        if (!chosen && (finding.score ?? 1) < least) continue;
         const corners = outline(finding, viewport);
         if (corners) layer.append(...shapes(corners, caption(finding), this.colour(item, finding.label), chosen));
       }
     }
   }
+}
+
+// Lengths of a finding's edges in mm, along x, y and z of its image; null of a point.
+export function sizeOf({ box }) {
+  if (box?.length !== 8) return null;
+  return [1, 2, 4].map((other) => Math.hypot(...box[0].map((value, axis) => box[other][axis] - value)));
 }
 
 export function caption(finding) {

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from inference.evaluation import overlap
+from inference.evaluation import detection, overlap
 from inference.evaluation.models import Evaluation
 from inference.registry import card_text, ensembles
 from inference.registry import manifest as manifests
@@ -203,8 +203,13 @@ FIGURES = {
     "case_specificity": "Specificity by case",
     "froc_score": "FROC score",
     "average_precision": "Average precision",
-    "lesion_sensitivity": "Sensitivity by lesion",
-    "false_positives_per_image": "False positives per image",
+    "lesion_sensitivity": "Sensitivity by lesion, at the threshold",
+    "false_positives_per_image": "False positives per image, at the threshold",
+    "afroc": "AFROC",
+    **{
+        key: f"Sensitivity by lesion, at {rate:g} false positives per image"
+        for key, rate in detection.RATE_KEYS.items()
+    },
     "nsd": "Normalised surface Dice",
     "hd95_mm": "HD95, mm",
     "assd_mm": "Mean surface distance, mm",
@@ -232,6 +237,7 @@ def results_of(version: ModelVersion, user: User) -> list[dict[str, Any]]:
             "at": evaluation.finished_at.isoformat() if evaluation.finished_at else "",
             "shared": overlap.words(evaluation.overlap or {}),
             "shared_known": bool(evaluation.overlap) and evaluation.overlap.get("known") is not False,
+            "matching": detection.MATCHING if version.manifest.get("task") == "detection" else "",
             "figures": _figures(evaluation.summary, labels),
         }
         for evaluation in finished

@@ -117,6 +117,8 @@ def _results(results: list[dict[str, Any]]) -> list[str]:
             f"### {_plain(one['cohort'])}, {one['part'].lower()}\n\nReference standard {_plain(one['reference'])} "
             f"({_plain(one['reference_source'])}), {one['at'][:10]}; {_plain(shared)}."
         )
+        if one["matching"]:
+            parts.append(one["matching"])
         rows = [
             (row["structure"], row["figure"], _number(row["estimate"]), _interval(row), row["n"],
              row["method"] or row["reason"] or "")

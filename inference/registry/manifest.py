@@ -74,6 +74,11 @@ def thresholds(manifest: Manifest) -> dict[str, float]:
     return {label["name"]: float(own.get(label["name"], common)) for label in manifest["labels"]}
 
 
+def least_shown(manifest: Manifest) -> float | None:
+    """The score from which findings of a detector are shown at first: the least of its thresholds; None of others."""
+    return min(thresholds(manifest).values()) if manifest["task"] == "detection" else None
+
+
 def networks(manifest: Manifest) -> list[dict[str, Any]]:
     """The network, or those of the members of an ensemble."""
     members = manifest.get("members")

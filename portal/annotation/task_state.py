@@ -7,6 +7,7 @@ from typing import Any
 from django.urls import reverse
 
 from inference.prediction.models import Prediction
+from inference.registry import manifest as manifests
 from portal.annotation import reading
 from portal.annotation.models import Campaign, Read, SegmentLabel, Task
 from studies.dicom import labels as label_codes
@@ -112,6 +113,7 @@ def ai_of(campaign: Campaign, task: Task) -> dict[str, Any] | None:
         "version": str(prediction.version),
         "segmentation_series_uid": series.series_instance_uid if series else None,
         "report_series_uid": report.series_instance_uid if report else None,
+        "least": manifests.least_shown(prediction.version.manifest),
         "scores": prediction.scores,
         "measurements": prediction.measurements,
     }

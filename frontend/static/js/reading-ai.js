@@ -14,7 +14,7 @@ export class AiResult {
     const made = { origin: "model", provenance: this.ai?.version, by: "", at: "", own: false };
     const shown = [
       { series: this.ai?.segmentation_series_uid, modality: "SEG" },
-      { series: this.ai?.report_series_uid, modality: "SR" },
+      { series: this.ai?.report_series_uid, modality: "SR", least: this.ai?.least },
     ];
     this.overlays.provideResults(shown.filter(({ series }) => series).map((result) => ({ ...result, ...made })));
     if (!this.ai) return;

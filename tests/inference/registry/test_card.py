@@ -160,6 +160,22 @@ def test_results_carry_interval_n_method_and_what_is_shared(project, version, bo
     assert result["shared"] == ["2 patients are also in the training data"]
 
 
+def test_the_figures_of_a_detector_have_names_and_the_rule_of_what_hits(project, version, boss):
+    version.manifest["task"] = "detection"
+    version.save()
+    _, reference = cohort_row(project, [study_row(project)], name="Test")
+    rate = entry(0.7, 0.6, 0.8, 40)
+    evaluation_row(version, reference, {"Liver": {"sensitivity_0_125": rate, "afroc": rate, "sensitivity_2": rate}})
+    (result,) = card_of(version, boss)["results"]
+    assert [row["figure"] for row in result["figures"]] == [
+        "AFROC",
+        "Sensitivity by lesion, at 0.125 false positives per image",
+        "Sensitivity by lesion, at 2 false positives per image",
+    ]
+    assert "intersection over union is 0.1 or more" in result["matching"]
+    assert result["matching"] in markdown(card_of(version, boss))
+
+
 def test_an_imported_version_says_that_its_training_is_unknown(version, boss):
     made = card_of(version, boss)["training"]
     assert made["known"] is False
