@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from inference.errors import TrainingError
 
+FEW = 3  # training cases of a structure, below which a run warns
 MIXED = 1.5  # so many times coarser is another image to a network that counts voxels
 
 
@@ -40,22 +41,36 @@ def check_cases(
     training: Sequence[PreparedCase], validation: Sequence[PreparedCase], *, patch: Sequence[int], structures: list[str]
 ) -> list[str]:
     """Warnings for the log. Raises `TrainingError` where nothing could be learned from these cases."""
-    counts = torch.zeros(len(structures) + 1, dtype=torch.int64)
-    for case in training:
-        counts += torch.bincount(case.labels.flatten().long(), minlength=len(counts))
-    if counts[1:].sum() == 0:
+    shown = _shown(training, len(structures))
+    if sum(shown) == 0:
         raise TrainingError(
             "The training set has no foreground: in none of its "
             f"{len(training)} cases is a voxel of {', '.join(structures)} marked.",
             "Check that the reference standard belongs to these images and that its labels are named like this.",
         )
-    absent = [name for name, count in zip(structures, counts[1:], strict=True) if count == 0]
+    absent = [name for name, count in zip(structures, shown, strict=True) if count == 0]
     if absent:
         raise TrainingError(
             f"The training set never shows {', '.join(absent)}.",
             "Leave these structures out with data.structures, or freeze the cohort with another seed.",
         )
-    return check_sizes(training, validation, patch=patch)
+    warnings = [
+        f"{name} is shown by {count} of {len(training)} training cases: too few to learn it from"
+        for name, count in zip(structures, shown, strict=True)
+        if count < min(FEW, len(training))
+    ]
+    if validation:
+        unseen = [name for name, n in zip(structures, _shown(validation, len(structures)), strict=True) if n == 0]
+        warnings += [f"No validation case shows {name}: its Dice tells of false voxels alone" for name in unseen]
+    return warnings + check_sizes(training, validation, patch=patch)
+
+
+def _shown(cases: Sequence[PreparedCase], structures: int) -> list[int]:
+    """How many cases show each structure."""
+    seen = torch.zeros(structures + 1, dtype=torch.int64)
+    for case in cases:
+        seen += torch.bincount(case.labels.flatten().long(), minlength=structures + 1) > 0
+    return seen[1:].tolist()
 
 
 def check_sizes(

@@ -222,7 +222,8 @@ def check_memory(module: TrainingModule, batch: int, settings: dict[str, Any], w
         patch=settings["patch"][3 - module.config["network"]["dimensions"] :],
     )
     free, place = free_memory()
-    watcher.log(f"Memory: about {needed / 2**30:.1f} GB needed, {free / 2**30:.1f} GB free on {place}")
+    about = f"about {needed / 2**30:.1f} GB" if needed > 0.05 * 2**30 else "less than 0.1 GB"
+    watcher.log(f"Memory: {about} needed, {free / 2**30:.1f} GB free on {place}")
     if needed > free:
         raise TrainingError(
             f"Training would need about {needed / 2**30:.1f} GB of memory; {place} has {free / 2**30:.1f} GB free.",

@@ -23,9 +23,24 @@ for (const button of document.querySelectorAll("[data-theme-next]")) {
 
 // ---- htmx ----
 document.addEventListener("htmx:configRequest", (event) => {
-  if (event.detail.verb !== "get") event.detail.headers["X-CSRFToken"] = cookie("readroom_csrf");
+  if (event.detail.verb === "get") return;
+  event.detail.headers["X-CSRFToken"] = cookie("readroom_csrf");
+  if (event.detail.parameters.csrfmiddlewaretoken) event.detail.parameters.csrfmiddlewaretoken = cookie("readroom_csrf");
 });
-// A part that could not be loaded says so where people look; signed out means: sign in again.
+// Signing in changes the token. A form that was filled before, or in another tab, is sent with the one of now.
+document.addEventListener("submit", (event) => {
+  const token = event.target.elements.namedItem("csrfmiddlewaretoken");
+  if (token && cookie("readroom_csrf")) token.value = cookie("readroom_csrf");
+}, true);
+// Whoever is signed out gets the sign-in page in place of a part of this one: say so, and leave what was filled in.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const answered = event.detail.xhr.responseURL;
+  if (!answered || new URL(answered).pathname !== document.body.dataset.signIn) return;
+  event.detail.shouldSwap = false;
+  if (document.querySelector("#toasts [data-s='bad']")) return;
+  toast("bad", "You are signed out. Sign in again in another tab, then go on here; what you filled in stays.");
+});
+// A part that could not be loaded says so where people look.
 document.addEventListener("htmx:responseError", (event) => {
   const status = event.detail.xhr.status;
   toast("bad", status >= 500 ? "The server could not answer. Try again." : `The request was refused (${status}). Reload the page.`);

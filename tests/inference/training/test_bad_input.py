@@ -105,3 +105,17 @@ def test_a_round_whose_training_folds_show_one_class_is_not_judged_and_says_so()
     entries = class_cases.classified(reference, CLASSES)
     kept = [e for e in entries if e.case.cohort_patient.fold == 0 or e.values["class"] == "disc"]
     assert [round_.problem for round_ in by_fold(kept)] == ["the training cases show disc alone", ""]
+
+
+def test_a_structure_that_hardly_any_case_shows_is_told_before_training():
+    one, *others = cases(range(5))
+    for case in others:
+        case.labels[case.labels == 2] = 0
+    said = check_cases([one, *others[:3]], others[3:], patch=settings()["training"]["patch"], structures=NAMES)
+    assert said == [
+        f"{NAMES[1]} is shown by 1 of 4 training cases: too few to learn it from",
+        f"No validation case shows {NAMES[1]}: its Dice tells of false voxels alone",
+    ]
+    assert (
+        check_cases(cases(range(2)), cases(range(2, 3)), patch=settings()["training"]["patch"], structures=NAMES) == []
+    )
