@@ -25,7 +25,8 @@ from inference.networks.sliding_window import device_of
 SAME = 0.2  # intersection over union from which two boxes of different windows are one lesion
 SAME_IN_PLANE = 0.4  # of boxes in neighbouring slices, for detectors in 2-D
 LEAST = 0.05
-MOST = 200  # boxes of an image
+# Boxes of an image that are kept: the most certain 40, and beyond them those that are certain enough, up to 200.
+USUAL, MOST, CERTAIN = 40, 200, 0.25
 
 
 @dataclass(frozen=True)
@@ -150,5 +151,5 @@ def _over_slices(boxes: np.ndarray, scores: np.ndarray, numbers: np.ndarray) -> 
 
 
 def _best(boxes: np.ndarray, scores: np.ndarray, numbers: np.ndarray) -> Boxes:
-    order = np.argsort(-scores, kind="stable")[:MOST]
+    order = np.argsort(-scores, kind="stable")[: min(MOST, max(USUAL, int((scores >= CERTAIN).sum())))]
     return Boxes(boxes[order], scores[order], numbers[order])

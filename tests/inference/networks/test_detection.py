@@ -104,3 +104,10 @@ def test_mirror_images_and_shifts_find_each_lesion_where_it_is(dimensions, windo
     assert len(several.boxes) == 3
     key = lambda found: np.array(sorted(found.boxes.reshape(-1, 6).tolist()))  # noqa: E731
     np.testing.assert_allclose(key(several), key(alone), atol=1e-3)
+
+
+def test_faint_boxes_are_kept_up_to_forty_and_certain_ones_up_to_two_hundred():
+    boxes = np.arange(300)[:, None, None] * np.ones((300, 2, 3))
+    for certain, kept in ((3, 40), (120, 120), (300, 200)):
+        scores = np.where(np.arange(300) < certain, 0.6, 0.1)
+        assert len(detection._best(boxes, scores, np.zeros(300, dtype=int)).boxes) == kept
