@@ -10,7 +10,7 @@ from inference.evaluation import classification
 from inference.jobs.run import Run
 from inference.jobs.task import job_task, periodic
 from inference.training import cases, class_cases, crossvalidation, estimates, exporting, previews, services, sets
-from inference.training.config import Config
+from inference.training.config import Config, check
 from inference.training.models import CrossValidation, TrainingRun
 from studies.cohorts.models import ReferenceLabel, Split
 
@@ -25,6 +25,8 @@ def train(run: Run) -> dict[str, Any]:
         return _result(training, {})
     cases.find_cohort(training.reference.cohort)
     services.note_environment(training)
+    if (config := check(training.config)) != training.config:  # queued before an upgrade that brought new settings
+        services.note_plan(training, config)
     loaded = sets.load(run, training.reference, training.config, note=partial(services.note_plan, training))
     if loaded.config["task"] == "classification":
         return _train_classifier(run, training, loaded)
@@ -144,7 +146,7 @@ def cross_validate(run: Run) -> dict[str, Any]:
     if validation.finished_at:
         return crossvalidation.report(validation)
     crossvalidation.note_environment(validation)
-    config, cohort = validation.config, validation.reference.cohort
+    config, cohort = check(validation.config), validation.reference.cohort
     classes = class_cases.choose_classes(validation.reference, config["data"]["structures"])
     entries = class_cases.classified(validation.reference, classes)
     made = crossvalidation.rounds(config, cohort, entries)

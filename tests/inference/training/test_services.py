@@ -63,6 +63,19 @@ def test_a_run_makes_a_version_that_knows_where_it_came_from(run_job):
     assert on_all.overlap["patients"] == 6  # training and validation patients
 
 
+def test_a_run_that_was_queued_before_an_upgrade_gets_the_settings_that_came_with_it(run_job):
+    project = ProjectFactory()
+    cohort, _ = ball_cohort(project, 4)
+    run = services.start(project=project, config=CONFIG, cohort=cohort, by=None)
+    whole = run.config
+    older = {**whole, "training": {k: v for k, v in whole["training"].items() if k != "precision"}}
+    TrainingRun.objects.filter(pk=run.pk).update(config=older)
+    job = run_job(run.job)
+    assert job.state == "succeeded", job.cause
+    run.refresh_from_db()
+    assert run.config == whole
+
+
 def test_a_second_run_makes_the_next_version_and_one_structure_may_be_chosen(run_job):
     project = ProjectFactory()
     cohort, _ = ball_cohort(project, 8)
