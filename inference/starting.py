@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import QuerySet
 from rest_framework import mixins, serializers, viewsets
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -82,8 +83,9 @@ class StartedViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, viewsets.
     related: tuple[str, ...] = ("project", "job")
     lookup_value_regex = r"\d+"
 
-    def get_queryset(self):
-        found = self.queryset.model.objects.visible_to(user_of(self.request)).select_related(*self.related)
+    def get_queryset(self) -> QuerySet[Any]:
+        model: Any = self.serializer_class.Meta.model  # type: ignore[union-attr]
+        found: QuerySet[Any] = model.objects.visible_to(user_of(self.request)).select_related(*self.related)
         if slug := self.request.query_params.get("project"):
             found = found.filter(project__slug=slug)
         return found.order_by("-pk")

@@ -90,10 +90,10 @@ def of(project: Project, config: Config, reference: ReferenceStandard, *, by: Us
             needed = found.training_bytes(batch=batch, patch=patch)
             smallest = min(rooms, key=lambda room: room.total, default=None)
             return Estimate(needed, batch, job=job, room=smallest, workers=len(rooms))
-    if job := asked.exclude(state__in=_ENDED).first():
-        return Estimate(batch=batch, pending=True, job=job)
-    if job := asked.filter(parameters__patch=patch).first():
-        return Estimate(batch=batch, reason=_why(job), job=job)
+    if waiting := asked.exclude(state__in=_ENDED).first():
+        return Estimate(batch=batch, pending=True, job=waiting)
+    if ended := asked.filter(parameters__patch=patch).first():
+        return Estimate(batch=batch, reason=_why(ended), job=ended)
     return Estimate(batch=batch, pending=True, job=_start(project, network, outputs, patch, by) if by else None)
 
 
