@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from django.conf import settings
 
 from inference.errors import TrainingError
 from inference.jobs.models import Job
+from inference.jobs.run import Run
 from inference.jobs.services import submit
-from inference.training.mlflow import Server, flat, key_of, milliseconds
+from inference.training import artefacts
+from inference.training.mlflow import NoStore, Server, flat, key_of, milliseconds
 from inference.training.models import TrainingRun
 from portal.accounts.models import User
 
-TAG, DONE = "readroom.training_run", "readroom.exported"
+TAG, DONE, FILES = "readroom.training_run", "readroom.exported", "readroom.artefacts"
 
 
 def configured() -> bool:
@@ -41,44 +43,78 @@ def start(run: TrainingRun, *, by: User | None) -> Job:
     )
 
 
-def export(run: TrainingRun, tick: Callable[[], None]) -> dict[str, Any]:
-    """Write the run to the server, once: a second export finds the first, an interrupted one is begun anew.
+def export(run: TrainingRun, job: Run) -> dict[str, Any]:
+    """Write the run to the server, once: a second export finds the first, and adds its files where they are missing; an
+    interrupted one is begun anew. Where the server takes no files everything else arrives, and the log says so.
 
-    tick: called between calls; it may raise to stop. Raises `TrainingError`.
+    Raises `TrainingError`.
     """
     server = Server(settings.MLFLOW_TRACKING_URI, settings.MLFLOW_TRACKING_TOKEN)
     experiment = server.experiment(f"readroom-{run.project.slug}")
     found = server.find_run(experiment, TAG, _identity(run))
-    if found is not None:
-        tags = {tag["key"]: tag["value"] for tag in found["data"].get("tags", [])}
-        if tags.get(DONE):
-            return {"experiment": experiment, "mlflow_run": found["info"]["run_id"], "already_there": True}
+    tags = {tag["key"]: tag["value"] for tag in found["data"].get("tags", [])} if found else {}
+    if found is not None and DONE not in tags:
         server.call("POST", "runs/delete", run_id=found["info"]["run_id"])
-    job = run.job
-    assert job is not None
-    assert job.started_at is not None
-    assert job.finished_at is not None
-    made = server.call(
+        found = None
+    there = found is not None
+    if found is None:
+        found, tags = _written(server, experiment, run, job), {}
+    number = found["info"]["run_id"]
+    answer = {"experiment": experiment, "mlflow_run": number, "already_there": there}
+    if FILES in tags:
+        return {**answer, "artefacts": tags[FILES].split(), "without_artefacts": ""}
+    names, reason = _upload(server, found["info"].get("artifact_uri", ""), run, job)
+    if reason:
+        missing = sorted(set(artefacts.NAMES) - set(names))
+        job.log(f"Parameters, curves and figures are in MLflow, but not {', '.join(missing)}. {reason}", "warning")
+    else:
+        server.log(number, parameters={}, metrics=[], tags={FILES: " ".join(names)})
+    return {**answer, "artefacts": names, "without_artefacts": reason}
+
+
+def _written(server: Server, experiment: str, run: TrainingRun, job: Run) -> dict[str, Any]:
+    """Parameters, curves, figures and tags; the run as the server made it."""
+    trained = run.job
+    assert trained is not None
+    assert trained.started_at is not None
+    assert trained.finished_at is not None
+    made: dict[str, Any] = server.call(
         "POST",
         "runs/create",
         experiment_id=experiment,
         run_name=f"training run {run.pk}",
-        start_time=milliseconds(job.started_at.timestamp()),
+        start_time=milliseconds(trained.started_at.timestamp()),
         tags=[{"key": TAG, "value": _identity(run)}],
-    )
-    number = made["run"]["info"]["run_id"]
-    tick()
+    )["run"]
+    number = made["info"]["run_id"]
+    job.check()
     server.log(number, parameters=flat(run.config), metrics=list(_metrics(run)), tags=_tags(run))
-    tick()
+    job.check()
     server.call(
         "POST",
         "runs/update",
         run_id=number,
         status="FINISHED",
-        end_time=milliseconds(job.finished_at.timestamp()),
+        end_time=milliseconds(trained.finished_at.timestamp()),
     )
     server.log(number, parameters={}, metrics=[], tags={DONE: "yes"})
-    return {"experiment": experiment, "mlflow_run": number, "already_there": False}
+    return made
+
+
+def _upload(server: Server, folder: str, run: TrainingRun, job: Run) -> tuple[list[str], str]:
+    """Names of the files that arrived, and why others did not."""
+    by = job.job.created_by
+    names: list[str] = []
+    for name, content in artefacts.of(run, by=by).items():
+        job.check()
+        try:
+            server.upload(folder, name, content)
+        except NoStore as error:
+            return names, str(error)
+        names.append(name)
+    if by is None:
+        return names, "A model card is made for a user: export with --user."
+    return names, ""
 
 
 def _identity(run: TrainingRun) -> str:
@@ -98,9 +134,10 @@ def _metrics(run: TrainingRun) -> Iterator[dict[str, Any]]:
             if figure.get(part) is not None:
                 key = key_of(f"validation_dice/{name}/{part}")
                 yield {"key": key, "step": 0, "value": figure[part], "timestamp": now}
-    for name, value in (run.job.result.get("validation_auc") or {}).items():
-        if isinstance(value, int | float):
-            yield {"key": key_of(f"validation_auc/{name}"), "step": 0, "value": value, "timestamp": now}
+    for figure in ("validation_auc", "validation_froc"):
+        for name, value in (run.job.result.get(figure) or {}).items():
+            if isinstance(value, int | float):
+                yield {"key": key_of(f"{figure}/{name}"), "step": 0, "value": value, "timestamp": now}
 
 
 def _tags(run: TrainingRun) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A training run told to an MLflow tracking server: parameters, curves, figures with intervals, where the version is.
 
-Five calls of MLflow's REST API 2.0, so that no client library is needed. No patient's identity leaves: configuration
-without free texts, numbers, and digests; cohort and reference standard go by their keys.
+A few calls of MLflow's REST API 2.0, so that no client library is needed. No patient's identity leaves: configuration
+without free texts, numbers, and digests; cohort and reference standard go by their keys. Files: see `artefacts`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import requests  # type: ignore[import-untyped]
 
@@ -20,6 +21,10 @@ MOST_METRICS, MOST_PARAMETERS, MOST_TAGS = 1000, 100, 100  # of a batch, by MLfl
 LONGEST_VALUE = 500
 # Free texts of people, and paths of this machine.
 PRIVATE = ("name", "description", "data.project", "data.cohort", "data.reference", "training.weights")
+
+
+class NoStore(Exception):
+    """The server takes no files; the text says why, for people."""
 
 
 class Server:
@@ -77,6 +82,32 @@ class Server:
             max_results=1,
         )
         return (found.get("runs") or [None])[0]
+
+    def upload(self, folder: str, name: str, content: bytes) -> None:
+        """Put a file into the artefacts of a run. folder: the run's `artifact_uri`. Raises `NoStore`."""
+        place = urlsplit(folder)
+        if place.scheme != "mlflow-artifacts":
+            kept = f"at {place.scheme} addresses" if place.scheme else "in a folder"
+            raise NoStore(
+                f"The MLflow server takes no files itself: it keeps them {kept}, where programs write on their own. "
+                "Start it with --serve-artifacts, make a new experiment, then export again."
+            )
+        path = quote(f"{place.path.strip('/')}/{name}")
+        try:
+            answer = self.session.put(
+                f"{self.address}/api/2.0/mlflow-artifacts/artifacts/{path}",
+                data=content,
+                headers={"Content-Type": "application/octet-stream"},
+                timeout=TIMEOUT,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise NoStore(f"The MLflow server broke off ({type(error).__name__}). Export again.") from error
+        if not answer.ok:
+            raise NoStore(
+                f"The MLflow server takes no files (HTTP {answer.status_code}). Ask the administrator whether it runs "
+                "with --serve-artifacts and whether its store has room, then export again."
+            )
 
     def log(
         self,

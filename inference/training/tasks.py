@@ -178,9 +178,9 @@ def cross_validate(run: Run) -> dict[str, Any]:
 
 @job_task(queue="io", max_attempts=3)
 def export_run(run: Run) -> dict[str, Any]:
-    """Parameters, curves and figures of a training run to the MLflow server."""
-    runs = TrainingRun.objects.select_related("project", "job", "version", "reference")
-    return exporting.export(runs.get(pk=run.parameters["training_run"]), run.check)
+    """Parameters, curves, figures and files of a training run to the MLflow server."""
+    runs = TrainingRun.objects.select_related("project", "job", "version__model", "reference__cohort")
+    return exporting.export(runs.get(pk=run.parameters["training_run"]), run)
 
 
 @job_task(queue="default", max_attempts=1, time_limit=180)
