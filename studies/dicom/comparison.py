@@ -12,7 +12,7 @@ from typing import Any
 from pydicom.datadict import keyword_for_tag
 
 from studies.dicom.dicom_json import element_json, encodings_of
-from studies.dicom.part10 import PIXEL_TAGS, UNDEFINED, Element, Item, Part10, tag_name
+from studies.dicom.elements import PIXEL_TAGS, UNDEFINED, Element, Item, Part10, tag_name
 
 MAX_ELEMENTS = 200_000
 MAX_SHOWN = 120  # characters of a value

@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from pydicom.charset import convert_encodings, decode_bytes
 
-from studies.dicom.part10 import PIXEL_TAGS, UNDEFINED, Element, Item, Part10, Part10Error
+from studies.dicom.elements import PIXEL_TAGS, UNDEFINED, Element, Item, Part10, Part10Error
 
 INLINE_LIMIT = 4096  # bytes of OB, OW, UN … kept in the header
 VALUE_LIMIT = 1 << 17  # bytes of any other value kept in the header

@@ -14,7 +14,8 @@ from typing import Any
 
 from pydicom.uid import UID_dictionary
 
-from studies.dicom.part10 import DEFLATED, UNDEFINED, Part10, Part10Error
+from studies.dicom.elements import UNDEFINED, Part10, Part10Error
+from studies.dicom.vr import DEFLATED
 
 FrameTable = list[Any]
 

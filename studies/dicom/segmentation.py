@@ -22,6 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 from studies.dicom import labels as label_codes
 from studies.dicom.errors import SegmentationError
 from studies.dicom.frames import frames_of, regular_grid
+from studies.dicom.segmentation_planes import Plane, placed
 from studies.dicom.uids import derived_uid, new_uid
 from studies.dicom.volume import Volume
 
@@ -141,7 +142,7 @@ def read(dataset: Dataset, like: Volume, labels: Sequence[label_codes.Label] | N
     Raises `SegmentationError` (`not_a_segmentation`, `no_place`, `undecodable`) and `GeometryError`.
     """
     numbers = _label_numbers(segments(dataset), labels)
-    return _placed(_planes(dataset), like, numbers) if numbers else np.zeros(like.array.shape, dtype=np.uint8)
+    return placed(_planes(dataset), like, numbers) if numbers else np.zeros(like.array.shape, dtype=np.uint8)
 
 
 def read_masks(dataset: Dataset, like: Volume, labels: Sequence[label_codes.Label]) -> np.ndarray:
@@ -157,32 +158,8 @@ def read_masks(dataset: Dataset, like: Volume, labels: Sequence[label_codes.Labe
         # A LABELMAP has all of its segments in one frame.
         mine = [plane for plane in planes if plane.segment is None or plane.segment in own]
         if own and mine:
-            mask[:] = _placed(mine, like, own) == 1
+            mask[:] = placed(mine, like, own) == 1
     return masks
-
-
-def _placed(planes: list[_Plane], like: Volume, numbers: dict[int, int]) -> np.ndarray:
-    target = np.zeros(like.array.shape, dtype=np.uint8)
-    axes = (np.asarray(like.direction) * np.asarray(like.spacing)[::-1]).astype(np.float64)
-    to_index = np.linalg.inv(axes)
-    groups: dict[tuple[int, ...], list[_Plane]] = {}
-    for plane in planes:
-        groups.setdefault(tuple(np.round(plane.axes.ravel(), 5)), []).append(plane)
-    for group in groups.values():
-        if not _place_same_grid(target, group, like, to_index, numbers):
-            _place_nearest(target, group, like, axes, numbers)
-    return target
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """A frame of a SEG: label numbers as stored (`segment` None) or the mask of one segment."""
-
-    mask: np.ndarray
-    segment: int | None
-    position: np.ndarray
-    axes: np.ndarray  # 3×2: LPS mm for one step along a row and along a column
-    thickness: float | None
 
 
 def _stacked(
@@ -271,7 +248,7 @@ def _label_numbers(found: list[Segment], labels: Sequence[label_codes.Label] | N
     return numbers
 
 
-def _planes(dataset: Dataset) -> list[_Plane]:
+def _planes(dataset: Dataset) -> list[Plane]:
     try:
         pixels = pixel_array(dataset).reshape(-1, int(dataset.Rows), int(dataset.Columns))
     except Exception as error:  # decoders raise whatever they like
@@ -305,11 +282,11 @@ def _planes(dataset: Dataset) -> list[_Plane]:
         axes = np.column_stack(
             [frame.orientation[0] * frame.pixel_spacing[1], frame.orientation[1] * frame.pixel_spacing[0]]
         )
-        planes.append(_Plane(mask, segment, frame.position, axes, frame.thickness))
+        planes.append(Plane(mask, segment, frame.position, axes, frame.thickness))
     return _with_place(planes, shared)
 
 
-def _with_place(planes: list[_Plane], shared: Dataset) -> list[_Plane]:
+def _with_place(planes: list[Plane], shared: Dataset) -> list[Plane]:
     """Planes of a radiograph have no position: a single plane then lies on the single slice."""
     without = [plane for plane in planes if np.isnan(plane.position).any()]
     if not without:
@@ -320,83 +297,4 @@ def _with_place(planes: list[_Plane], shared: Dataset) -> list[_Plane]:
             "Export the segmentation again from the program that made it.",
             code="no_place",
         )
-    return [_Plane(plane.mask, plane.segment, np.zeros(3), plane.axes, plane.thickness) for plane in planes]
-
-
-def _assign(target: np.ndarray, values: np.ndarray, segment: int | None, numbers: dict[int, int]) -> None:
-    """Write a plane's labels into a view of the target; the higher number wins."""
-    if segment is not None:
-        number = numbers.get(segment, 0)
-        np.maximum(target, np.where(values != 0, np.uint8(number), np.uint8(0)), out=target)
-        return
-    lookup = np.zeros(int(values.max()) + 1, dtype=np.uint8)
-    for stored, number in numbers.items():
-        if stored < len(lookup):
-            lookup[stored] = number
-    np.maximum(target, lookup[values], out=target)
-
-
-def _place_same_grid(
-    target: np.ndarray, planes: list[_Plane], like: Volume, to_index: np.ndarray, numbers: dict[int, int]
-) -> bool:
-    """Copy planes that lie exactly on slices of the target; False (and nothing written) where one does not."""
-    step = to_index @ planes[0].axes
-    expected = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-    rows, columns = target.shape[1:]
-    if planes[0].mask.shape != (rows, columns) or np.abs(step - expected).max() * max(rows, columns) > 0.25:
-        return False
-    slices = []
-    for plane in planes:
-        index = to_index @ (plane.position - np.asarray(like.origin))
-        z = round(float(index[2]))
-        if np.abs(index[:2]).max() > 0.25 or abs(index[2] - z) > 0.25:
-            return False
-        slices.append(z)
-    for plane, z in zip(planes, slices, strict=True):
-        if 0 <= z < target.shape[0]:
-            _assign(target[z], plane.mask, plane.segment, numbers)
-    return True
-
-
-def _place_nearest(
-    target: np.ndarray, planes: list[_Plane], like: Volume, axes: np.ndarray, numbers: dict[int, int]
-) -> None:
-    """Take every voxel of the target from the nearest pixel of the planes, which share one orientation."""
-    normal = np.cross(planes[0].axes[:, 0], planes[0].axes[:, 1])
-    normal /= np.linalg.norm(normal)
-    by_segment: dict[int | None, list[_Plane]] = {}
-    for plane in planes:
-        by_segment.setdefault(plane.segment, []).append(plane)
-    depths = np.unique(np.round([float(plane.position @ normal) for plane in planes], 3))
-    gap = planes[0].thickness or (float(np.diff(depths).min()) if len(depths) > 1 else like.spacing[0])
-    inverse = np.linalg.inv(np.column_stack([planes[0].axes, normal]))
-    depth, rows, columns = target.shape
-    x, y = np.meshgrid(np.arange(columns), np.arange(rows))
-    for group in by_segment.values():
-        heights = np.array([float(plane.position @ normal) for plane in group])
-        order = np.argsort(heights)
-        heights = heights[order]
-        stack = np.stack([group[index].mask for index in order])
-        # In-plane origins may differ from plane to plane by rounding only: the first one serves all.
-        start = group[order[0]].position
-        for z in range(depth):
-            points = np.asarray(like.origin)[:, None] + axes @ np.stack([x.ravel(), y.ravel(), np.full(x.size, z)])
-            column, row, height = inverse @ (points - start[:, None])
-            height += heights[0]
-            nearest = np.clip(np.searchsorted(heights, height), 1, len(heights) - 1) if len(heights) > 1 else None
-            if nearest is None:
-                nearest = np.zeros(x.size, dtype=np.int64)
-            else:
-                nearest = nearest - (height - heights[nearest - 1] <= heights[nearest] - height)
-            c, r = np.rint(column).astype(np.int64), np.rint(row).astype(np.int64)
-            inside = (
-                (c >= 0)
-                & (c < stack.shape[2])
-                & (r >= 0)
-                & (r < stack.shape[1])
-                & (np.abs(height - heights[nearest]) <= gap / 2 + 1e-6)
-            )
-            values = np.zeros(x.size, dtype=stack.dtype)
-            values[inside] = stack[nearest[inside], r[inside], c[inside]]
-            if values.any():
-                _assign(target[z], values.reshape(rows, columns), group[0].segment, numbers)
+    return [Plane(plane.mask, plane.segment, np.zeros(3), plane.axes, plane.thickness) for plane in planes]
