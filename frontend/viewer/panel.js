@@ -35,7 +35,7 @@ let sheets;
 
 async function styles() {
   sheets ??= Promise.all(
-    [window.readroom.tokens, window.readroom.components].map(async (address) => {
+    window.readroom.styles.map(async (address) => {
       const sheet = new CSSStyleSheet();
       sheet.replaceSync((await (await fetch(address)).text()).replaceAll(":root", ":host"));
       return sheet;

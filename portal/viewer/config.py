@@ -13,6 +13,7 @@ from django.conf import settings
 from django.templatetags.static import static
 from django.urls import reverse
 
+from portal.frame import styles
 from portal.viewer import serving
 from portal.viewer.patches import PREFIX
 
@@ -52,8 +53,7 @@ def script(scope: Scope) -> str:
         "login": reverse(settings.LOGIN_URL),
         "home": reverse("studies"),
         "homeTitle": "Back to the studies",
-        "tokens": static("css/tokens.css"),
-        "components": static("css/components.css"),
+        "styles": styles.addresses(),
         "icons": static("icons.svg"),
     }
     boot = (serving.EXTENSION / "boot.js").read_text(encoding="utf-8")

@@ -16,6 +16,7 @@
     {% field form.name %}                          label, control, hint, errors
     {% chart 'roc' spec 'ROC curve, AUC 0.91 …' 320 %}   Plotly chart from a dict {data, layout}; needs
                                                    {% include 'includes/chart_scripts.html' %} in block scripts
+    {% styles %}                                   links to the style sheets of every page
     {{ value|number }} {{ value|number:3 }}        2 (3) decimals with a real minus sign; en dash for None
     {{ 0.0123|p_value }}                           0.012, < 0.001
     {{ 0.412|percent }}                            41 %
@@ -39,6 +40,8 @@ from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+
+from portal.frame import styles
 
 register = template.Library()
 
@@ -65,6 +68,11 @@ STATES = {
     "production": ("ok", "In production", "ok"),
     "retired": ("none", "Retired", "none"),
 }
+
+
+@register.simple_tag(name="styles")
+def style_links() -> str:
+    return format_html_join("\n", '<link rel="stylesheet" href="{}">', ((address,) for address in styles.addresses()))
 
 
 @register.simple_tag
