@@ -138,7 +138,7 @@ def build() -> SimpleNamespace:
         name="Rounds",
         config=config,
         reference=reference,
-        summary={"classes": [], "schemes": {}},
+        summary={"structures": [], "schemes": {}},
         finished_at=timezone.now(),
         job=Job.objects.create(
             project=project, task="inference.training.tasks.cross_validate", title="Rounds", queue="train"

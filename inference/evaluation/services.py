@@ -20,7 +20,7 @@ from inference.prediction.models import Prediction
 from inference.prediction.output import Finding
 from inference.registry import manifest as manifests
 from inference.registry.models import ModelVersion
-from inference.training import class_cases, detection_cases
+from inference.training import cases, class_cases, detection_cases
 from inference.training.services import find_reference
 from portal.accounts.models import User
 from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard, Split
@@ -123,14 +123,7 @@ def labelled_cases(reference: ReferenceStandard, split: str, structures: Sequenc
         return class_cases.classified(reference, structures, split)
     if reference.kind == ReferenceStandard.Kind.BOXES:
         return detection_cases.located(reference, split)
-    entries = reference.case_labels.filter(segmentation__isnull=False)
-    if split:
-        entries = entries.filter(case__cohort_patient__split=split)
-    return list(
-        entries.select_related("case__image", "case__study", "case__cohort_patient", "segmentation").order_by(
-            "case__name", "case_id"
-        )
-    )
+    return cases.labelled_cases(reference, split)
 
 
 def predictions_of(version: ModelVersion, entries: Sequence[ReferenceLabel]) -> dict[int, Prediction]:
@@ -170,21 +163,17 @@ def measure(
     volume = load_volume(entry.case.image)
     truth = load_masks(entry.segmentation, volume, labels)  # type: ignore[arg-type]
     found = load_masks(prediction.segmentation, volume, labels)  # type: ignore[arg-type]
-    limits = manifests.thresholds(version.manifest)
-    figures = {}
-    for name, wanted, seen in zip([label["name"] for label in labels], truth, found, strict=True):
-        if name not in structures:
-            continue
-        score = prediction.scores.get(name)
-        figures[name] = summary.CaseFigures(
-            case=entry.case.name,
-            patient=entry.case.cohort_patient.patient_id,
-            present=bool(wanted.any()),
-            predicted=score >= limits[name] if score is not None else bool(seen.any()),
-            score=score,
-            values=summary.compare(wanted, seen, volume.spacing),
-        )
-    return figures
+    masks = {
+        label["name"]: pair for label, *pair in zip(labels, truth, found, strict=True) if label["name"] in structures
+    }
+    return summary.of_masks(
+        entry.case.name,
+        entry.case.cohort_patient.patient_id,
+        masks,
+        volume.spacing,
+        scores=prediction.scores,
+        limits=manifests.thresholds(version.manifest),
+    )
 
 
 def _measure_boxes(
@@ -278,10 +267,10 @@ def report(evaluation: Evaluation, *, user: User | None = None) -> dict[str, Any
 
     user: leaves out the cases that this user may not see at the moment, such as those of an open blinded reading.
     """
-    cases: dict[str, dict[str, Any]] = {}
+    told: dict[str, dict[str, Any]] = {}
     results = evaluation.case_results.all() if user is None else evaluation.case_results.visible_to(user)
     for result in results.select_related("case__study").order_by("case__name", "structure"):
-        entry = cases.setdefault(
+        entry = told.setdefault(
             result.case.name,
             {
                 "case": result.case.name,
@@ -306,7 +295,7 @@ def report(evaluation: Evaluation, *, user: User | None = None) -> dict[str, Any
         "reference": str(evaluation.reference),
         "reference_id": evaluation.reference_id,
         "split": evaluation.split or "all",
-        "n": len(cases),
+        "n": len(told),
         "structures": {
             name: {**figures[metric], "metric": metric, "mean": figures[metric]["estimate"]}
             for name, figures in evaluation.summary.items()
@@ -314,5 +303,5 @@ def report(evaluation: Evaluation, *, user: User | None = None) -> dict[str, Any
         "summary": evaluation.summary,
         "classification": classes_of(evaluation),
         "overlap": evaluation.overlap,
-        "cases": list(cases.values()),
+        "cases": list(told.values()),
     }

@@ -6,7 +6,7 @@ does not exist has `"estimate": None` and a `reason`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,24 @@ MEANS = (
     "nsd",
     "volume_difference_ml",
     "absolute_volume_difference_ml",
+)
+
+# What a table of cases shows of each.
+CASE_FIGURES = (
+    "dice",
+    "iou",
+    "sensitivity",
+    "precision",
+    "specificity",
+    "nsd",
+    "hd95_mm",
+    "assd_mm",
+    "volume_reference_ml",
+    "volume_predicted_ml",
+    "tp",
+    "fp",
+    "fn",
+    "tn",
 )
 
 
@@ -80,10 +98,38 @@ def compare(reference: np.ndarray, predicted: np.ndarray, spacing: Sequence[floa
     }
 
 
-def summarise(cases: Sequence[CaseFigures]) -> dict[str, Any]:
+def of_masks(
+    case: str,
+    patient: int,
+    masks: Mapping[str, Sequence[np.ndarray]],
+    spacing: Sequence[float],
+    *,
+    scores: Mapping[str, float],
+    limits: Mapping[str, float],
+) -> dict[str, CaseFigures]:
+    """The figures of one case.
+
+    masks: structure → (reference, predicted), boolean arrays [z, y, x]; spacing (z, y, x) in mm. A structure counts as
+    found from its limit of the score on, or, without a score, where a voxel is marked.
+    """
+    figures = {}
+    for name, (wanted, seen) in masks.items():
+        score = scores.get(name)
+        figures[name] = CaseFigures(
+            case=case,
+            patient=patient,
+            present=bool(wanted.any()),
+            predicted=score >= limits[name] if score is not None else bool(seen.any()),
+            score=score,
+            values=compare(wanted, seen, spacing),
+        )
+    return figures
+
+
+def summarise(cases: Sequence[CaseFigures], means: Sequence[str] = MEANS) -> dict[str, Any]:
     """The figures of one structure over all cases, each with its interval."""
     summary: dict[str, Any] = {}
-    for name in MEANS:
+    for name in means:
         known = [(case.values[name], case.patient) for case in cases if case.values.get(name) is not None]
         if known:
             summary[name] = bootstrap_mean(

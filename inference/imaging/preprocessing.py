@@ -301,6 +301,11 @@ def unfitted(steps: Sequence[Step]) -> int | None:
     return next((place for place, step in enumerate(steps) if step["name"] == "nyul" and not step["scale"]), None)
 
 
+def without_scales(steps: Sequence[Step]) -> list[Step]:
+    """The steps with every scale that is learned from training images open again."""
+    return [{**step, "scale": []} if step["name"] == "nyul" else step for step in steps]
+
+
 def unsuited(steps: Sequence[Step], modalities: Collection[str]) -> list[str]:
     """A sentence for each step that is not meant for one of these modalities (as DICOM spells them)."""
     found = []

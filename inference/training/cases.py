@@ -15,8 +15,8 @@ from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard, Sp
 from studies.volumes import load_image, load_label_map, load_volume
 
 if TYPE_CHECKING:
-    from inference.jobs.run import Run
     from inference.training.data import PreparedCase
+    from inference.training.fit import Watcher
 
 PLANNED_SHARE = 0.6  # of the free memory, as the estimate knows the network alone
 
@@ -61,16 +61,19 @@ def choose_labels(reference: ReferenceStandard, structures: Sequence[str]) -> li
     return [{**label, "number": number} for number, label in enumerate(chosen, start=1)]
 
 
-def labelled_cases(reference: ReferenceStandard, split: str) -> list[ReferenceLabel]:
-    """Cases of one side of the split that have a segmentation in this reference standard."""
+def labelled_cases(reference: ReferenceStandard, split: str = "") -> list[ReferenceLabel]:
+    """Cases that have a segmentation in this reference standard, of one side of the split or all."""
+    entries = reference.case_labels.filter(segmentation__isnull=False)
+    if split:
+        entries = entries.filter(case__cohort_patient__split=split)
     return list(
-        reference.case_labels.filter(segmentation__isnull=False, case__cohort_patient__split=split)
-        .select_related("case__image", "segmentation")
-        .order_by("case__name", "case_id")
+        entries.select_related("case__image", "case__study", "case__cohort_patient", "segmentation").order_by(
+            "case__name", "case_id"
+        )
     )
 
 
-def plan(entries: Sequence[ReferenceLabel], config: Config, labels: int, run: Run) -> Config:
+def plan(entries: Sequence[ReferenceLabel], config: Config, labels: int, run: Watcher) -> Config:
     """The configuration with spacing, patch, batch and network as the training images ask for; see `planning`."""
     from inference.networks import planning
     from inference.training.fit import free_memory
@@ -110,7 +113,7 @@ def plan(entries: Sequence[ReferenceLabel], config: Config, labels: int, run: Ru
     }
 
 
-def fit_scales(entries: Sequence[ReferenceLabel], config: Config, run: Run) -> Config:
+def fit_scales(entries: Sequence[ReferenceLabel], config: Config, run: Watcher) -> Config:
     """The configuration with the histogram scales (`nyul`) that were left open, learned from these images alone.
 
     entries: training patients; what a scale is learned from must never be validated or tested on.

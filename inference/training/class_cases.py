@@ -1,7 +1,4 @@
-"""Cases with a class, prepared for a classifier, and how a frozen cohort is gone through in rounds.
-
-No round ever trains on a patient, or on a near-duplicate of an image, that it tests on.
-"""
+"""Cases with a class, prepared for a classifier."""
 
 from __future__ import annotations
 
@@ -15,9 +12,7 @@ from inference.errors import TrainingError
 from inference.imaging import grids, preprocessing
 from inference.training.cases import check_room
 from inference.training.config import Config
-from studies.cohorts import freezing
-from studies.cohorts.errors import CohortError
-from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard
+from studies.cohorts.models import ReferenceLabel, ReferenceStandard
 from studies.dicom.volume import Volume
 from studies.volumes import load_image
 
@@ -34,16 +29,6 @@ class ClassifiedCase:
     image: Tensor
     number: int
     anisotropy: float = 1.0
-
-
-@dataclass(frozen=True)
-class Round:
-    """One part of a cross-validation. problem: why the test cases cannot be judged, in words, or empty."""
-
-    name: str
-    training: list[ReferenceLabel]
-    test: list[ReferenceLabel]
-    problem: str = ""
 
 
 def choose_classes(reference: ReferenceStandard, wanted: Sequence[str]) -> list[str]:
@@ -117,93 +102,7 @@ def check_classes(training: Sequence[ClassifiedCase], classes: Sequence[str]) ->
         )
 
 
-def unit_of(entry: ReferenceLabel) -> tuple[str, int]:
-    """What must stay together: the group of near-duplicates, or the patient."""
-    place = entry.case.cohort_patient
-    return ("patient", place.pk) if place.group is None else ("group", place.group)
-
-
-def inner_split(
-    entries: Sequence[ReferenceLabel], *, share: float, seed: int
-) -> tuple[list[ReferenceLabel], list[ReferenceLabel]]:
-    """(learn, validate): about `share` of the units of each class for early stopping, decided by the seed.
-
-    What must stay together stays together, and a class never loses its last unit to the validation.
-    """
-    of_class: dict[str, list[tuple[str, int]]] = {}
-    for entry in sorted(entries, key=lambda entry: (entry.case.name, entry.case_id)):
-        units = of_class.setdefault(entry.values["class"], [])
-        if unit_of(entry) not in units:
-            units.append(unit_of(entry))
-    random = np.random.default_rng(seed)
-    kept: set[tuple[str, int]] = set()
-    taken: set[tuple[str, int]] = set()
-    for name in sorted(of_class, key=lambda name: (len(of_class[name]), name)):
-        free = [unit for unit in of_class[name] if unit not in kept | taken]
-        wanted = round(share * len(of_class[name])) - len(taken & set(of_class[name]))
-        most = len(of_class[name]) - 1 - len(taken & set(of_class[name]))
-        order = [free[place] for place in random.permutation(len(free))]
-        number = max(0, min(wanted, most, len(order)))
-        taken |= set(order[:number])
-        kept |= set(order[number:])
-    learn = [entry for entry in entries if unit_of(entry) not in taken]
-    return learn, [entry for entry in entries if unit_of(entry) in taken]
-
-
-def by_fold(entries: Sequence[ReferenceLabel]) -> list[Round]:
-    """One round for each fold of the frozen cohort. Raises `TrainingError` where it has none."""
-    of_fold: dict[int, list[ReferenceLabel]] = {}
-    for entry in entries:
-        if entry.case.cohort_patient.fold is not None:
-            of_fold.setdefault(entry.case.cohort_patient.fold, []).append(entry)
-    if len(of_fold) < 2:
-        raise TrainingError(
-            "The cohort was not frozen in folds.", "Freeze a cohort with folds, or leave one source out instead."
-        )
-    made = []
-    for fold, test in sorted(of_fold.items()):
-        training = [entry for other, part in of_fold.items() if other != fold for entry in part]
-        made.append(_checked(Round(f"fold {fold + 1}", training, test)))
-    return made
-
-
-def by_source(cohort: Cohort, entries: Sequence[ReferenceLabel], source: str) -> list[Round]:
-    """One round for each source: tested on its cases, trained on those of the others that share no patient with them.
-
-    Cases of unknown source take no part. Raises `TrainingError`.
-    """
-    sources = sources_of(cohort, source)
-    names = sorted({sources[entry.case_id] for entry in entries if entry.case_id in sources})
-    if len(names) < 2:
-        raise TrainingError(
-            f"The cases of “{cohort.name}” come from one source only.", "Leave cross_validation.schemes at folds."
-        )
-    made = []
-    for name in names:
-        test = [entry for entry in entries if sources.get(entry.case_id) == name]
-        kept = {unit_of(entry) for entry in test}
-        training = [
-            entry for entry in entries if sources.get(entry.case_id, name) != name and unit_of(entry) not in kept
-        ]
-        made.append(_checked(Round(f"without {name}", training, test)))
-    return made
-
-
-def sources_of(cohort: Cohort, source: str) -> dict[int, str]:
-    """Case id → source. Raises `TrainingError`."""
-    try:
-        return freezing.sources_of(cohort, source)
-    except CohortError as error:
-        raise TrainingError(error.cause, error.next_step) from error
-
-
-def _checked(made: Round) -> Round:
-    if {unit_of(entry) for entry in made.training} & {unit_of(entry) for entry in made.test}:
-        raise TrainingError(
-            f"In {made.name} patients or near-duplicates would be on both sides.", "Freeze a cohort anew."
-        )
-    learned = {entry.values["class"] for entry in made.training}
-    if len(learned) < 2:
-        only = next(iter(learned), "nothing")
-        return Round(made.name, made.training, made.test, f"the training cases show {only} alone")
-    return made
+def one_class_alone(training: Sequence[ReferenceLabel]) -> str:
+    """Why nothing can be told apart after learning from these cases, in words, or empty."""
+    learned = {entry.values["class"] for entry in training}
+    return "" if len(learned) > 1 else f"the training cases show {next(iter(learned), 'nothing')} alone"

@@ -208,7 +208,7 @@ TITLES = {
 
 def _classification(config: Config, problems: list[str]) -> None:
     """Rules between the keys of a classifier."""
-    training, validation = config["training"], config["cross_validation"]
+    training = config["training"]
     if training["loss"] not in ("cross_entropy", "focal", "dice", "tversky"):
         problems.append("training.loss: a classifier learns with cross_entropy, focal, dice or tversky.")
     if training["strategy"] != "scratch" and not training["weights"]:
@@ -219,10 +219,17 @@ def _classification(config: Config, problems: list[str]) -> None:
             problems.append(f"training.weights: imagenet is there for {title} alone; give the path of a file.")
     if training["strategy"] == "frozen" and training["loss"] != "cross_entropy":
         problems.append("training.loss: on frozen features it is cross_entropy.")
+
+
+def _rounds(config: Config, problems: list[str]) -> None:
+    """Rules of a cross-validation."""
+    validation = config["cross_validation"]
     for key, allowed in (("schemes", SCHEMES), ("baselines", BASELINES)):
         for name in validation[key]:
             if name not in allowed:
                 problems.append(f"cross_validation.{key}: {name!r} is none of {', '.join(allowed)}.")
+    if validation["baselines"] and config["task"] != "classification":
+        problems.append("cross_validation.baselines: the classical methods tell classes apart; leave it empty.")
     if "sources" in validation["schemes"] and not validation["source"]:
         problems.append("cross_validation.source: missing; say which variable holds the source of an image.")
 
@@ -234,6 +241,7 @@ def planned(config: Config) -> bool:
 
 def _together(config: Config, problems: list[str]) -> None:
     """Rules between keys."""
+    _rounds(config, problems)
     if config["task"] == "classification":
         _classification(config, problems)
     elif (config["training"]["loss"] == "focal_iou") != (config["task"] == "detection"):

@@ -1,5 +1,5 @@
-"""Cross-validations: a classifier and classical baselines in rounds over a frozen cohort. The only writers of
-`CrossValidation` and `HeldOutPrediction`.
+"""Cross-validations: a network, of a classifier with classical baselines, in rounds over a frozen cohort. The only
+writers of `CrossValidation` and `HeldOutPrediction`; what is kept of a segmentation's rounds is in `outlines`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from inference.evaluation.statistics.interval import undefined
 from inference.evaluation.statistics.paired import holm
 from inference.imaging import preprocessing
 from inference.jobs.models import Job
-from inference.training import class_cases
-from inference.training.class_cases import Round
+from inference.training import cases, class_cases, partitions
 from inference.training.config import TITLES, Config, check
 from inference.training.models import CrossValidation, HeldOutPrediction
+from inference.training.partitions import Round
 from inference.training.services import environment, fitting_reference, queue
 from portal.accounts.models import Project, User
 from studies.cohorts.models import Cohort, ReferenceLabel, ReferenceStandard
@@ -59,34 +59,59 @@ def prepared(
     Raises `ConfigError` and `TrainingError`.
     """
     config = check(config)
-    if config["task"] != "classification":
-        raise TrainingError("Cross-validation is for classification.", "Set task to classification.")
+    if config["task"] == "detection":
+        raise TrainingError(
+            "Cross-validation is for segmentation and classification.", "Train the detector and evaluate it instead."
+        )
     reference = fitting_reference(project, cohort, reference, config)
     if not cohort.frozen:
         raise TrainingError(
             f"The cohort “{cohort.name}” is not frozen, so it has no folds yet.", "Freeze it in folds on its page."
         )
-    if preprocessing.unfitted(config["preprocessing"]) is not None:
+    if not config["cross_validation"]["schemes"]:
+        raise TrainingError("No rounds are chosen.", "Set cross_validation.schemes to folds, sources or both.")
+    if config["task"] == "segmentation":
+        config = check({**config, "preprocessing": preprocessing.without_scales(config["preprocessing"])})
+    elif preprocessing.unfitted(config["preprocessing"]) is not None:
         raise TrainingError(
             "The step nyul has no scale, and one scale for all rounds would have seen the patients of every test.",
             "Use another normalisation in a cross-validation, such as the step percentile.",
         )
-    classes = class_cases.choose_classes(reference, config["data"]["structures"])
-    rounds(config, cohort, class_cases.classified(reference, classes))
+    made = rounds(config, cohort, entries_of(reference, config))
+    every = [part for parts in made.values() for part in parts]
+    if config["task"] == "segmentation" and all(part.problem for part in every):
+        raise TrainingError(
+            f"No round could be judged: of {every[0].name}, {every[0].problem}.",
+            "Choose a reference standard with segmentations of patients in two folds or more.",
+        )
     return config, reference
+
+
+def entries_of(reference: ReferenceStandard, config: Config) -> list[ReferenceLabel]:
+    """The cases that the rounds are made of. Raises `TrainingError`."""
+    wanted = config["data"]["structures"]
+    if config["task"] == "classification":
+        return class_cases.classified(reference, class_cases.choose_classes(reference, wanted))
+    cases.choose_labels(reference, wanted)
+    return cases.labelled_cases(reference)
 
 
 def rounds(config: Config, cohort: Cohort, entries: Sequence[ReferenceLabel]) -> dict[str, list[Round]]:
     """The rounds of each scheme. Raises `TrainingError`."""
     settings = config["cross_validation"]
+    lacks = class_cases.one_class_alone if config["task"] == "classification" else _nothing_to_learn_from
     made = {}
     for scheme in settings["schemes"]:
         made[scheme] = (
-            class_cases.by_fold(entries)
+            partitions.by_fold(entries, partitions.folds_of(cohort), lacks)
             if scheme == "folds"
-            else class_cases.by_source(cohort, entries, settings["source"])
+            else partitions.by_source(cohort, entries, settings["source"], lacks)
         )
     return made
+
+
+def _nothing_to_learn_from(training: Sequence[ReferenceLabel]) -> str:
+    return "" if training else "there is no training case"
 
 
 def note_environment(validation: CrossValidation) -> None:
@@ -112,7 +137,7 @@ def confounding(
     source = config["cross_validation"]["source"]
     if not source:
         return {}
-    sources = class_cases.sources_of(cohort, source)
+    sources = partitions.sources_of(cohort, source)
     known = [entry for entry in entries if entry.case_id in sources]
     return classification.confounding(
         [entry.values["class"] for entry in known], [sources[entry.case_id] for entry in known], classes
@@ -169,7 +194,7 @@ def finish(
                     "name": part.name,
                     "training": len(part.training),
                     "test": len(part.test),
-                    "test_patients": len({e.case.cohort_patient_id for e in part.test}),
+                    "test_patients": part.test_patients,
                     "unseen": sorted(
                         {e.values["class"] for e in part.test} - {e.values["class"] for e in part.training}
                     ),

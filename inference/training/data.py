@@ -77,6 +77,16 @@ def check_sizes(
     training: Sequence[PreparedCase], validation: Sequence[PreparedCase], *, patch: Sequence[int]
 ) -> list[str]:
     """Warnings for the log. Raises `TrainingError` where a case is much smaller than the patch."""
+    warnings = check_fit(training, validation, patch=patch)
+    if not validation:
+        warnings.append("The cohort has no validation patients: there will be no validation curve")
+    return warnings
+
+
+def check_fit(
+    training: Sequence[PreparedCase], validation: Sequence[PreparedCase], *, patch: Sequence[int]
+) -> list[str]:
+    """Warnings about sizes and spacings. Raises `TrainingError` as `check_sizes`."""
     warnings = []
     for case in [*training, *validation]:
         size = tuple(case.labels.shape)
@@ -91,8 +101,6 @@ def check_sizes(
         warnings.append(f"{small} of {len(training)} training cases are smaller than the patch: their edges repeat")
     if mixed := mixed_spacing([case.spacing for case in training]):
         warnings.append(mixed)
-    if not validation:
-        warnings.append("The cohort has no validation patients: there will be no validation curve")
     return warnings
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from inference.imaging import handcrafted
-from inference.training import class_cases, classifier, heads
-from inference.training.class_cases import ClassifiedCase, Round
+from inference.training import classifier, heads, partitions
+from inference.training.class_cases import ClassifiedCase
 from inference.training.config import TITLES, Config
 from inference.training.fit import Watcher, use_all_cores
+from inference.training.partitions import INNER_SHARE, Round
 from inference.training.parts import Part
 
-INNER_SHARE = 0.2  # of a round's training patients, on whom early stopping looks
 Found = dict[tuple[str, str], dict[int, dict[str, float]]]
 
 
@@ -84,7 +84,9 @@ def _network(
     validate: list[Any] = []
     if settings["early_stopping"] and not frozen:
         # The patients of the test side must not decide when training ends.
-        learn, validate = class_cases.inner_split(part.training, share=INNER_SHARE, seed=settings["seed"])
+        learn, validate = partitions.inner_split(
+            part.training, share=INNER_SHARE, seed=settings["seed"], kind=lambda entry: str(entry.values["class"])
+        )
         watcher.log(f"early stopping looks at {len(validate)} of the {len(part.training)} training cases")
     made = classifier.train(
         config,

@@ -188,15 +188,7 @@ def finish(
     facts: numbers of cases and patients, for the manifest. members: where several networks answer together, each of
     them; `trained` is then the whole.
     """
-    manifest = manifest_of(run, trained, labels, facts)
-    weights: bundle.Weights = trained.weights
-    if len(members) > 1:
-        first = run.config["training"]["seed"]
-        manifest["members"] = [
-            {"network": run.config["network"], "seed": first + number, "epochs": one.epochs, "steps": one.steps}
-            for number, one in enumerate(members)
-        ]
-        weights = [one.weights for one in members]
+    manifest, weights = as_bundle(run.config, manifest_of(run, trained, labels, facts), trained, members)
     model = registry.create_model(
         project=run.project,
         name=run.config["name"],
@@ -210,32 +202,26 @@ def finish(
     return made
 
 
+def as_bundle(
+    config: Config, manifest: bundle.Manifest, trained: Trained, members: Sequence[Trained]
+) -> tuple[bundle.Manifest, bundle.Weights]:
+    """Manifest and weights of the trained network, or of the ensemble that several make."""
+    if len(members) < 2:
+        return manifest, trained.weights
+    first = config["training"]["seed"]
+    told = [
+        {"network": config["network"], "seed": first + number, "epochs": one.epochs, "steps": one.steps}
+        for number, one in enumerate(members)
+    ]
+    return {**manifest, "members": told}, [one.weights for one in members]
+
+
 def manifest_of(
     run: TrainingRun, trained: Trained, labels: list[dict[str, Any]], facts: dict[str, Any]
 ) -> bundle.Manifest:
     config = run.config
-    detects = config["task"] == "detection"
-    asked = ["window", "overlap", "mirror", "shifts", *(["least"] if detects else [])]
     return {
-        "format": bundle.FORMAT,
-        "task": config["task"],
-        "name": config["name"],
-        "description": config["description"],
-        "inputs": [
-            {
-                "name": "image",
-                "modality": facts["modality"],
-                "smallest": [(n + 1) // 2 for n in config["training"]["patch"]]
-                if config["task"] != "classification"
-                else [1, 2, 2],
-                "anisotropy": round(ANISOTROPY * facts["anisotropy"], 2),
-            }
-        ],
-        "preprocessing": config["preprocessing"],
-        "network": config["network"],
-        "labels": labels,
-        "output": {"activation": "sigmoid" if detects else "softmax", "threshold": config["inference"]["threshold"]},
-        "inference": {key: config["inference"][key] for key in asked},
+        **manifest_of_config(config, labels, modality=facts["modality"], anisotropy=facts["anisotropy"]),
         "training": {
             "run": run.pk,
             "cohort": run.reference.cohort.name,
@@ -251,6 +237,35 @@ def manifest_of(
             **({"validation_dice": validation_summary(trained)} if config["task"] == "segmentation" else {}),
             **facts.get("more", {}),
         },
+    }
+
+
+def manifest_of_config(
+    config: Config, labels: list[dict[str, Any]], *, modality: Sequence[str], anisotropy: float
+) -> bundle.Manifest:
+    """What a bundle says about how its network is used; modality and anisotropy: of the training images."""
+    detects = config["task"] == "detection"
+    asked = ["window", "overlap", "mirror", "shifts", *(["least"] if detects else [])]
+    return {
+        "format": bundle.FORMAT,
+        "task": config["task"],
+        "name": config["name"],
+        "description": config["description"],
+        "inputs": [
+            {
+                "name": "image",
+                "modality": list(modality),
+                "smallest": [(n + 1) // 2 for n in config["training"]["patch"]]
+                if config["task"] != "classification"
+                else [1, 2, 2],
+                "anisotropy": round(ANISOTROPY * anisotropy, 2),
+            }
+        ],
+        "preprocessing": config["preprocessing"],
+        "network": config["network"],
+        "labels": labels,
+        "output": {"activation": "sigmoid" if detects else "softmax", "threshold": config["inference"]["threshold"]},
+        "inference": {key: config["inference"][key] for key in asked},
         "card": {"intended_use": config["description"]},
     }
 

@@ -9,7 +9,17 @@ from typing import Any
 from inference.evaluation import classification
 from inference.jobs.run import Run
 from inference.jobs.task import job_task, periodic
-from inference.training import cases, class_cases, crossvalidation, estimates, exporting, previews, services, sets
+from inference.training import (
+    cases,
+    class_cases,
+    crossvalidation,
+    estimates,
+    exporting,
+    outlines,
+    previews,
+    services,
+    sets,
+)
 from inference.training.config import Config, check
 from inference.training.models import CrossValidation, TrainingRun
 from studies.cohorts.models import ReferenceLabel, Split
@@ -138,7 +148,7 @@ def _load_images(
 
 @job_task(queue="train", max_attempts=3)
 def cross_validate(run: Run) -> dict[str, Any]:
-    """Train and test the classifier and the baselines in every round, and keep what each said about unseen patients."""
+    """Train and test in every round, and keep what was said about, or how well was outlined, each unseen case."""
     from inference.training.rounds import held_out
 
     started = time.monotonic()
@@ -147,6 +157,8 @@ def cross_validate(run: Run) -> dict[str, Any]:
         return crossvalidation.report(validation)
     crossvalidation.note_environment(validation)
     config, cohort = check(validation.config), validation.reference.cohort
+    if config["task"] == "segmentation":
+        return _cross_validate_segmentation(run, validation)
     classes = class_cases.choose_classes(validation.reference, config["data"]["structures"])
     entries = class_cases.classified(validation.reference, classes)
     made = crossvalidation.rounds(config, cohort, entries)
@@ -173,6 +185,42 @@ def cross_validate(run: Run) -> dict[str, Any]:
         )
         result = crossvalidation.report(validation)
         run.finish(result)
+    return result
+
+
+def _cross_validate_segmentation(run: Run, validation: CrossValidation) -> dict[str, Any]:
+    """Round by round; a second attempt goes on within the round in which the first one ended."""
+    from inference.training import outline_rounds
+    from inference.training.parts import Part
+
+    config, reference = check(validation.config), validation.reference
+    labels = cases.choose_labels(reference, config["data"]["structures"])
+    made = crossvalidation.rounds(config, reference.cohort, crossvalidation.entries_of(reference, config))
+    work = [(scheme, part) for scheme, parts in made.items() for part in parts if not part.problem]
+    images = outline_rounds.Images(labels)
+    kept = crossvalidation.folder_of(validation)
+    for number, (scheme, part) in enumerate(work, start=1):
+        row = outlines.begin(validation, scheme, part.name)
+        folder = kept / str(row.pk)
+        if row.finished_at is None:
+            crossvalidation.note_round(validation, scheme, part.name)
+            judged = outline_rounds.judge(
+                config,
+                images,
+                part,
+                folder,
+                Part(run, (number - 1) / len(work), 1 / len(work), f"round {number} of {len(work)}, {part.name}"),
+                learned=check(row.config) if row.config else None,
+                note=partial(outlines.note_learned, row),
+            )
+            with run.owned():
+                outlines.keep(row, judged)
+        outline_rounds.forget(folder)
+    with run.owned():
+        outlines.finish(validation, images.names, made)
+        result = crossvalidation.report(validation)
+        run.finish(result)
+    outline_rounds.forget(kept)
     return result
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from django.db.models import Sum
 
 from inference.errors import TrainingError
-from inference.training import class_cases
+from inference.imaging import preprocessing
+from inference.training import class_cases, partitions
 from inference.training.config import BASELINES, Config, load
 from studies.cohorts.clinical import ClinicalVariable
 from studies.cohorts.freezing import MANUFACTURER
@@ -46,9 +47,8 @@ def configuration(cohort: Cohort, reference: ReferenceStandard, like: Config | N
             "Make a cohort of the same studies and freeze it in folds; five are usual.",
         )
     config["cross_validation"] = {"schemes": schemes, "source": source, "baselines": list(BASELINES)}
-    for step in config["preprocessing"]:
-        if step["name"] == "nyul":  # its scale knows the run's training patients, whom the rounds will test
-            step["scale"] = []
+    # A scale knows the run's training patients, whom the rounds will test.
+    config["preprocessing"] = preprocessing.without_scales(config["preprocessing"])
     if config["training"]["strategy"] != "frozen" and not config["training"]["early_stopping"]:
         config["training"]["early_stopping"] = INNER_WAIT
     return config
@@ -71,7 +71,7 @@ def rounds_of(cohort: Cohort) -> tuple[list[str], str]:
     if cohort.patients.filter(fold__isnull=False).values("fold").distinct().count() > 1:
         schemes.append("folds")
     for source in sources(cohort):
-        if len(set(class_cases.sources_of(cohort, source).values())) > 1:
+        if len(set(partitions.sources_of(cohort, source).values())) > 1:
             return [*schemes, "sources"], source
     return schemes, ""
 

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from django.urls import reverse
-
 from inference.evaluation.models import CaseResult, Evaluation
+from inference.evaluation.summary import CASE_FIGURES
 from inference.prediction.models import Prediction
 from portal.accounts.models import User
 from portal.dashboards.figures import FIGURES
-from portal.workbench.roc import COLOURS, Line, roc_chart
+from portal.workbench import distributions
+from portal.workbench.roc import Line, roc_chart
 from studies.models import Embargo, Study
 
 WORST = 12
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star")
 
 
 def case_results(evaluation: Evaluation, user: User) -> tuple[list[CaseResult], int]:
@@ -53,93 +52,13 @@ def headline(evaluation: Evaluation) -> list[dict]:
 
 
 def distribution(evaluation: Evaluation, results: Iterable[CaseResult], key: str) -> dict | None:
-    """Points of all cases with a violin, mean with interval, for each structure; None where no case has the figure."""
-    by_structure: dict[str, list[CaseResult]] = {name: [] for name in evaluation.summary}
-    for result in results:
-        if result.values.get(key) is not None:
-            by_structure.setdefault(result.structure, []).append(result)
+    """The chart of a figure of all cases; None where no case has it."""
     figure = FIGURES[key]
-    data: list[dict] = []
-    for number, (name, rows) in enumerate(by_structure.items()):
-        if not rows:
-            continue
-        colour = f"var(--c{number % COLOURS + 1})"
-        data.append(
-            {
-                "type": "violin",
-                "name": name,
-                "x0": _broken(name),
-                "y": [row.values[key] for row in rows],
-                "customdata": [[reverse("open_study", args=[row.case.study_id])] for row in rows],
-                "text": [row.case.name for row in rows],
-                "hovertemplate": "%{text}: %{y:.3f}<extra></extra>",
-                "hoveron": "points",
-                "points": "all",
-                "pointpos": 0,
-                "jitter": 0.5,
-                "spanmode": "hard",
-                "line": {"color": colour, "width": 1},
-                "fillcolor": f"{colour}/0.14",
-                "marker": {"color": colour, "size": 5, "opacity": 0.75, "symbol": SYMBOLS[number % len(SYMBOLS)]},
-                "showlegend": False,
-            }
-        )
-        entry = evaluation.summary.get(name, {}).get(key) or {}
-        if entry.get("estimate") is not None and entry.get("lower") is not None:
-            data.append(
-                {
-                    "type": "scatter",
-                    "x": [_broken(name)],
-                    "y": [entry["estimate"]],
-                    "mode": "markers",
-                    "error_y": {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [entry["upper"] - entry["estimate"]],
-                        "arrayminus": [entry["estimate"] - entry["lower"]],
-                        "color": "var(--text)",
-                        "thickness": 2,
-                        "width": 8,
-                    },
-                    "marker": {"color": "var(--text)", "size": 9, "symbol": "line-ew-open", "line": {"width": 3}},
-                    "name": "mean, 95 % interval",
-                    "showlegend": False,
-                    "hovertemplate": f"mean {entry['estimate']:.3f} [{entry['lower']:.3f}–{entry['upper']:.3f}]"
-                    f" n={entry['n']}<extra></extra>",
-                }
-            )
-    if not data:
-        return None
-    title = figure.name + (f", {figure.unit}" if figure.unit else "")
-    axis = {"title": {"text": title}, "zeroline": False}
-    if figure.share:
-        lowest = min(min(trace["y"]) for trace in data)
-        axis["range"] = [max(0.0, round(lowest - 0.06, 1) - 0.02), 1.01]
-    layout = {"yaxis": axis, "xaxis": {"type": "category", "tickangle": 0}, "hovermode": "closest"}
-    layout["margin"] = {"t": 12, "b": 48}
-    return {"data": data, "layout": layout}
-
-
-def _broken(name: str) -> str:
-    """A long name on two lines, so that names below a chart stand upright."""
-    words = name.split()
-    if len(name) < 14 or len(words) < 2:
-        return name
-    half = (len(words) + 1) // 2
-    return " ".join(words[:half]) + "<br>" + " ".join(words[half:])
+    return distributions.chart(evaluation.summary, results, key, name=figure.name, unit=figure.unit, share=figure.share)
 
 
 def distribution_label(evaluation: Evaluation, key: str) -> str:
-    """The result of the chart in words, for those who cannot see it."""
-    parts = []
-    for name, figures in evaluation.summary.items():
-        entry = figures.get(key) or {}
-        if entry.get("estimate") is not None and entry.get("lower") is not None:
-            parts.append(
-                f"{name}: mean {entry['estimate']:.2f}, 95 percent interval {entry['lower']:.2f} to "
-                f"{entry['upper']:.2f}, {entry['n']} cases"
-            )
-    return f"{FIGURES[key].name} by structure. " + "; ".join(parts)
+    return distributions.words(evaluation.summary, key, name=FIGURES[key].name)
 
 
 def roc(evaluation: Evaluation, results: list[CaseResult]) -> tuple[dict | None, str, list[dict]]:
@@ -190,27 +109,9 @@ def segmentations(evaluation: Evaluation, user: User, studies: Iterable[int]) ->
     return {row.study_id: row for row in rows}
 
 
-CSV_FIGURES = (
-    "dice",
-    "iou",
-    "sensitivity",
-    "precision",
-    "specificity",
-    "nsd",
-    "hd95_mm",
-    "assd_mm",
-    "volume_reference_ml",
-    "volume_predicted_ml",
-    "tp",
-    "fp",
-    "fn",
-    "tn",
-)
-
-
 def csv_rows(results: Iterable[CaseResult]) -> Iterable[list]:
     """A head, then one row per case and structure; cases by their pseudonym."""
-    yield ["case", "structure", "present", "predicted", "score", *CSV_FIGURES]
+    yield ["case", "structure", "present", "predicted", "score", *CASE_FIGURES]
     for result in results:
         yield [
             result.case.name,
@@ -218,5 +119,5 @@ def csv_rows(results: Iterable[CaseResult]) -> Iterable[list]:
             int(result.present),
             int(result.predicted),
             "" if result.score is None else result.score,
-            *("" if result.values.get(key) is None else result.values[key] for key in CSV_FIGURES),
+            *("" if result.values.get(key) is None else result.values[key] for key in CASE_FIGURES),
         ]

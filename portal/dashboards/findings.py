@@ -11,7 +11,7 @@ from inference.evaluation.models import CaseResult, Evaluation
 from inference.evaluation.summary import CaseFigures
 from inference.registry import manifest as manifests
 from portal.dashboards.classes import asked_threshold, in_order
-from portal.dashboards.evaluation import COLOURS
+from portal.workbench.roc import COLOURS
 
 LEFTMOST, RIGHTMOST = 0.05, 10.0  # false positives per image, on a logarithmic axis
 WORST = 12

@@ -7,7 +7,7 @@ from typing import Any
 
 from inference.evaluation.classification import call
 from inference.jobs.models import Job
-from inference.training import class_cases, crossvalidation
+from inference.training import crossvalidation
 from inference.training.config import BASELINES, TITLES
 from inference.training.models import CrossValidation, HeldOutPrediction
 from portal.accounts.models import User
@@ -110,10 +110,9 @@ def progress(validation: CrossValidation) -> list[dict[str, Any]]:
     config, cohort = validation.config, validation.reference.cohort
     if not config.get("cross_validation"):
         return []
-    classes = class_cases.choose_classes(validation.reference, config["data"]["structures"])
-    entries = class_cases.classified(validation.reference, classes)
-    made = crossvalidation.rounds(config, cohort, entries)
+    made = crossvalidation.rounds(config, cohort, crossvalidation.entries_of(validation.reference, config))
     here = validation.summary.get("round") or []
+    over = set(validation.rounds.filter(finished_at__isnull=False).values_list("scheme", "name"))
     running = validation.job is not None and validation.job.state == Job.State.RUNNING
     found, before = [], bool(here)
     for scheme, parts in made.items():
@@ -121,6 +120,8 @@ def progress(validation: CrossValidation) -> list[dict[str, Any]]:
             state = "waits"
             if part.problem:
                 state = "problem"
+            elif (scheme, part.name) in over:
+                state = "done"
             elif [scheme, part.name] == here:
                 state, before = ("running" if running else "stopped"), False
             elif before:

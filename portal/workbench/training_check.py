@@ -61,7 +61,7 @@ def of(form: TrainingForm, *, by: User | None = None) -> Check:
         _, reference = services.prepared(*chosen)
     except InferenceError as error:
         check.refused = f"{error.cause} {error.next_step}".strip()
-    if form.classifies:
+    if form.goes_in_rounds:
         try:
             _, reference = crossvalidation.prepared(*chosen)
             check.rounds = ""

@@ -21,13 +21,13 @@ TASKS: dict[str, tuple[str, ...]] = {
     Kind.BOXES: ("detection",),
 }
 CHOSEN_ELSEWHERE = {"data.project", "data.cohort", "data.reference", "task"}
-BASELINES_ONLY = {f"cross_validation.{key}" for key in schema.SECTIONS["cross_validation"]}
+ROUNDS = {f"cross_validation.{key}" for key in schema.SECTIONS["cross_validation"]}
 _CLASSES = {f"training.{key}" for key in ("strategy", "weights", "backbone_rate", "regularisation", "class_weights")}
 _BOXES = {"detection.point_size", "inference.least"}
 # What a task has no use for.
 USELESS: dict[str, set[str]] = {
-    "segmentation": {*_CLASSES, *_BOXES, *BASELINES_ONLY},
-    "detection": {*_CLASSES, *BASELINES_ONLY, "training.networks"},
+    "segmentation": {*_CLASSES, *_BOXES, "cross_validation.baselines"},
+    "detection": {*_CLASSES, *ROUNDS, "training.networks"},
     "classification": {
         *_BOXES,
         "training.networks",
@@ -181,7 +181,7 @@ def shown(task: str, strategy: str = "") -> list[tuple[str, Key]]:
 def grouped(task: str, strategy: str = "") -> list[tuple[Group, list[str]]]:
     """The groups with their places, in which every place of the form but the first ones has its place once."""
     places = [place for place, _ in shown(task, strategy)]
-    named = {place for group in GROUPS for place in group.places} | set(FIRST) | BASELINES_ONLY
+    named = {place for group in GROUPS for place in group.places} | set(FIRST) | ROUNDS
     augmentation = [place for place in places if place.startswith("augmentation.")]
     rest = [place for place in places if place not in named and place not in augmentation]
     extra = {"Augmentation": augmentation, "More settings": [*rest, "network.parameters"]}

@@ -149,6 +149,11 @@ class TrainingForm(forms.Form):
     def classifies(self) -> bool:
         return self.task_name == "classification"
 
+    @property
+    def goes_in_rounds(self) -> bool:
+        """Whether a cross-validation can be started with it."""
+        return self.task_name in ("classification", "segmentation")
+
     def first(self) -> list[BoundField]:
         return [self[place] for place in fields.FIRST]
 
@@ -182,7 +187,7 @@ class TrainingForm(forms.Form):
         return {
             "schemes": self._options(self["cross_validation.schemes"]),
             "source": self["cross_validation.source"],
-            "baselines": self._options(self["cross_validation.baselines"]),
+            "baselines": self._options(self["cross_validation.baselines"]) if self.classifies else None,
         }
 
     def _options(self, bound: BoundField) -> dict[str, Any]:

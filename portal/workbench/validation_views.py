@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
@@ -13,7 +14,7 @@ from inference.training import crossvalidation
 from inference.training.models import CrossValidation
 from portal.accounts.permissions import Action, may
 from portal.frame import spreadsheets
-from portal.workbench import rounds
+from portal.workbench import outlines, rounds
 from portal.workbench.job_views import left_words
 
 
@@ -29,7 +30,8 @@ def cross_validation(request: HttpRequest, pk: int) -> HttpResponse:
         "cohort": validation.reference.cohort,
         "going": going,
         "left_words": left_words(job) if job else "",
-        "rounds": rounds.shown(validation, request.user) if validation.finished_at else {},
+        "outlines": _segments(validation),
+        "rounds": _page(validation).shown(validation, request.user) if validation.finished_at else {},
         "progress": [] if validation.finished_at else _progress(validation),
         "may_run": may(request.user, Action.RUN, validation.project),
     }
@@ -37,6 +39,15 @@ def cross_validation(request: HttpRequest, pk: int) -> HttpResponse:
     if request.htmx and not going:
         response["HX-Refresh"] = "true"
     return response
+
+
+def _segments(validation: CrossValidation) -> bool:
+    return validation.config["task"] == "segmentation"
+
+
+def _page(validation: CrossValidation) -> ModuleType:
+    """What shows its results."""
+    return outlines if _segments(validation) else rounds
 
 
 def _progress(validation: CrossValidation) -> list[dict[str, Any]]:
@@ -54,8 +65,10 @@ def cross_validation_export(request: HttpRequest, pk: int, extension: str) -> Ht
         raise Http404
     name = f"cross-validation-{validation.pk}"
     if extension == "csv":
-        rows = rounds.csv_rows(validation.summary["classes"], rounds.held_out(validation, request.user))
-        return spreadsheets.answer(rows, name)
+        found = _page(validation).held_out(validation, request.user)
+        if _segments(validation):
+            return spreadsheets.answer(outlines.csv_rows(found), name)
+        return spreadsheets.answer(rounds.csv_rows(validation.summary["classes"], found), name)
     if extension != "json":
         raise Http404
     told = {

@@ -77,21 +77,29 @@ def add_mask(project: Project, image: Series, labels: np.ndarray) -> Series:
 
 
 def ball_cohort(
-    project: Project, patients: int = 8, *, name: str = "Balls", dim: Any = lambda seed: True, freeze: bool = True
+    project: Project,
+    patients: int = 8,
+    *,
+    name: str = "Balls",
+    dim: Any = lambda seed: True,
+    freeze: bool = True,
+    maker: Any = lambda seed: "Readroom test",
+    **design: Any,
 ) -> tuple[Cohort, ReferenceStandard]:
-    """A cohort with one case for each patient, split 50/25/25, and its reference standard."""
+    """A cohort with one case for each patient and its reference standard; split 50/25/25 where nothing is said."""
     cohort = cohorts.create(project=project, name=name, by=None)
     truths = []
     for seed in range(patients):
         labels = ball_map(seed, dim=dim(seed))
-        image = ball_series(project, seed, labels, patient=f"{name}-{seed}")
+        image = ball_series(project, seed, labels, patient=f"{name}-{seed}", Manufacturer=maker(seed))
         case = cohorts.add_studies(cohort, [image.study]).cases[0]
         truths.append(cohorts.CaseTruth(case, add_mask(project, image, labels)))
     reference = cohorts.create_reference(
         cohort, name="Truth", source=ReferenceStandard.Source.PHANTOM, labels=LABELS, cases=truths, by=None
     )
     if freeze:
-        cohort = cohorts.freeze(cohort, by=None, fractions={"train": 0.5, "validation": 0.25, "test": 0.25})
+        design = design or {"fractions": {"train": 0.5, "validation": 0.25, "test": 0.25}}
+        cohort = cohorts.freeze(cohort, by=None, **design)
     return cohort, reference
 
 

@@ -163,3 +163,25 @@ def test_a_cross_validation_is_started_by_configuration_or_without_one(client):
     shares, _ = shape_cohort(ProjectFactory(), 4)
     foreign = post(client, "/api/cross-validations/", {**body, "cohort": shares.pk})
     assert foreign.status_code == 404
+
+
+def test_a_segmentation_is_cross_validated_and_reported(client, run_job):
+    project = ProjectFactory()
+    cohort, _ = ball_cohort(project, 4, folds=2, fractions={"test": 0})
+    client.force_login(member(project, Role.ENGINEER))
+    body = {"project": project.slug, "cohort": cohort.pk}
+    config = {**CONFIG, "training": {**CONFIG["training"], "epochs": 1}}
+    started = post(client, "/api/cross-validations/", {**body, "config": config})
+    assert started.status_code == 201, started.json()
+    made = started.json()
+    assert run_job(Job.objects.get(pk=made["job"])).state == "succeeded"
+    report = client.get(f"/api/cross-validations/{made['id']}/").json()["report"]
+    assert report["structures"] == ["Ball", "Dim ball"]
+    dice = report["schemes"]["folds"]["structures"]["Ball"]["dice"]
+    assert (dice["n"], dice["method"]) == (4, "BCa bootstrap over 4 patients, 10000 resamples")
+    assert [part["judged"] for part in report["schemes"]["folds"]["rounds"]] == [2, 2]
+    baselines = {**config, "cross_validation": {"baselines": ["svm"]}}
+    refused = post(client, "/api/cross-validations/", {**body, "config": baselines})
+    assert refused.status_code == 400
+    assert "the classical methods tell classes apart" in str(refused.json())
+    assert post(client, "/api/cross-validations/", body).status_code == 400  # which network, it cannot guess

@@ -1,4 +1,4 @@
-"""`train`, `run_model` and `evaluate` as a user types them, with a real worker."""
+"""`train`, `run_model`, `cross_validate` and `evaluate` as a user types them, with a real worker."""
 
 from __future__ import annotations
 
@@ -75,6 +75,18 @@ def test_train_run_and_evaluate(start_worker, tmp_path, media):
     words, _ = run("evaluate", str(trained["version"]), "--cohort", "Balls", "--wait")
     assert "n = 2 (BCa bootstrap over 2 patients, 10000 resamples)" in words
     assert "not defined: all 2 cases hold this structure" in words
+    assert "not a medical device" in words
+
+
+def test_cross_validate_prints_structures_and_rounds(start_worker, tmp_path, media):
+    ball_cohort(ProjectFactory(slug="balls"), 4, folds=2, fractions={"test": 0})
+    config = tmp_path / "balls.toml"
+    config.write_text(TOML.replace("epochs = 20", "epochs = 1"))
+    start_worker(queues="train", include="inference.training.tasks", MEDIA_ROOT=str(media))
+    words, _ = run("cross_validate", str(config), "--cohort", "Balls", "--project", "balls", "--wait")
+    assert "fold 2: 2 training, 2 test cases" in words
+    assert "n = 4 (BCa bootstrap over 4 patients, 10000 resamples)" in words
+    assert words.count("HD95") == 2
     assert "not a medical device" in words
 
 

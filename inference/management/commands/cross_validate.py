@@ -1,4 +1,4 @@
-"""`manage.py cross_validate`: a classifier and classical baselines in rounds over a frozen cohort."""
+"""`manage.py cross_validate`: a network, of a classifier with classical baselines, in rounds over a frozen cohort."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from django.core.management.base import CommandError
 
 from inference.errors import InferenceError
 from inference.management.following import JobCommand, figure
-from inference.training import crossvalidation, services
+from inference.training import crossvalidation, outlines, services
 from inference.training.config import TITLES, load
 
 
 class Command(JobCommand):
     help = (
-        "Cross-validate a classifier as a TOML file says: by the folds of a frozen cohort, and leaving one source out. "
+        "Cross-validate a network as a TOML file says: by the folds of a frozen cohort, and leaving one source out. "
         "docs/training.md has the keys."
     )
 
@@ -25,7 +25,9 @@ class Command(JobCommand):
             "config", type=Path, help="TOML file, for example inference/training/presets/chest-xray.toml"
         )
         parser.add_argument("--cohort", default="", help="name or id of the cohort; data.cohort of the file otherwise")
-        parser.add_argument("--reference", default="", help="name or id of the classification; the newest otherwise")
+        parser.add_argument(
+            "--reference", default="", help="name or id of the reference standard; the newest otherwise"
+        )
         parser.add_argument("--name", default="", help="what it is called")
         self.add_job_arguments(parser)
 
@@ -53,14 +55,33 @@ class Command(JobCommand):
             self._print(found)
 
     def _print(self, found: dict[str, Any]) -> None:
+        if "structures" in found:
+            self._print_structures(found)
+        else:
+            self._print_classes(found)
+        self.stdout.write(f"{found['seconds']} s. Research use only; not a medical device.")
+
+    def _print_rounds(self, found: dict[str, Any], table: dict[str, Any]) -> None:
+        self.stdout.write(f"\n{found['cohort']}, {table['title']}")
+        for part in table["rounds"]:
+            unseen = f"; never seen in training: {', '.join(part['unseen'])}" if part["unseen"] else ""
+            problem = f"; not judged: {part['problem']}" if part["problem"] else ""
+            self.stdout.write(
+                f"  {part['name']}: {part['training']} training, {part['test']} test cases{unseen}{problem}"
+            )
+            for case in part.get("failed", []):
+                self.stdout.write(f"    {case['case']} could not be judged: {case['cause']}")
+
+    def _print_structures(self, found: dict[str, Any]) -> None:
+        for table in outlines.tables(found):
+            self._print_rounds(found, table)
+            for name, figures in table["structures"]:
+                self.stdout.write(f"  {name}: Dice {figure(figures['dice'])}")
+                self.stdout.write(f"    HD95 {figure(figures['hd95_mm'])}, mm")
+
+    def _print_classes(self, found: dict[str, Any]) -> None:
         for scheme in crossvalidation.tables(found):
-            self.stdout.write(f"\n{found['cohort']}, {scheme['title']}")
-            for part in scheme["rounds"]:
-                unseen = f"; never seen in training: {', '.join(part['unseen'])}" if part["unseen"] else ""
-                problem = f"; not judged: {part['problem']}" if part["problem"] else ""
-                self.stdout.write(
-                    f"  {part['name']}: {part['training']} training, {part['test']} test cases{unseen}{problem}"
-                )
+            self._print_rounds(found, scheme)
             for method, figures in scheme["methods"]:
                 self.stdout.write(f"  {TITLES[method]}: accuracy {figure(figures['accuracy'])}")
                 for pair in figures["pairs"]:
@@ -69,4 +90,3 @@ class Command(JobCommand):
                     )
         if warning := found["confounding"].get("warning"):
             self.stdout.write(f"\nWarning: {warning}")
-        self.stdout.write(f"{found['seconds']} s. Research use only; not a medical device.")

@@ -11,9 +11,10 @@ import torch
 
 from inference.errors import TrainingError
 from inference.training import class_cases
-from inference.training.class_cases import ClassifiedCase, by_fold
+from inference.training.class_cases import ClassifiedCase, one_class_alone
 from inference.training.data import PreparedCase, SegmentationData, check_cases
 from inference.training.fit import CHECKPOINT, fit
+from inference.training.partitions import by_fold, folds_of
 from studies.dicom.volume import Volume
 from tests.factories import ProjectFactory
 from tests.inference.class_factory import CLASSES, shape_cohort
@@ -104,7 +105,8 @@ def test_a_round_whose_training_folds_show_one_class_is_not_judged_and_says_so()
     _, reference = shape_cohort(ProjectFactory(), 8, folds=2, fractions={})
     entries = class_cases.classified(reference, CLASSES)
     kept = [e for e in entries if e.case.cohort_patient.fold == 0 or e.values["class"] == "disc"]
-    assert [round_.problem for round_ in by_fold(kept)] == ["the training cases show disc alone", ""]
+    made = by_fold(kept, folds_of(reference.cohort), one_class_alone)
+    assert [round_.problem for round_ in made] == ["the training cases show disc alone", ""]
 
 
 def test_a_structure_that_hardly_any_case_shows_is_told_before_training():

@@ -12,12 +12,16 @@ from inference.evaluation import services as evaluation_services
 from inference.networks import adaptation, table, weights
 from inference.prediction.models import Prediction
 from inference.registry.services import open_bundle
-from inference.training import class_cases, config, crossvalidation, services, traditional
+from inference.training import class_cases, config, crossvalidation, partitions, services, traditional
 from inference.training.models import HeldOutPrediction
 from tests.factories import ProjectFactory
 from tests.inference.class_factory import CLASSES, CONFIG, shape_cohort
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("media")]
+
+
+def class_of(entry) -> str:
+    return entry.values["class"]
 
 
 def changed(**training) -> dict:
@@ -137,8 +141,8 @@ def test_cross_validation_judges_every_case_once_by_a_model_that_never_saw_its_p
             assert figures["accuracy"]["estimate"] == pytest.approx(right / 16)
             assert figures["n"] == figures["patients"] == 16
     assert made.summary["schemes"]["folds"]["methods"]["logistic_regression"]["accuracy"]["estimate"] >= 0.9
-    for part in class_cases.by_fold(list(entries.values())):
-        assert not {class_cases.unit_of(e) for e in part.training} & {class_cases.unit_of(e) for e in part.test}
+    for part in crossvalidation.rounds(made.config, cohort, list(entries.values()))["folds"]:
+        assert not {partitions.unit_of(e) for e in part.training} & {partitions.unit_of(e) for e in part.test}
     assert [part["name"] for part in made.summary["schemes"]["sources"]["rounds"]] == ["without East", "without West"]
     against = made.summary["schemes"]["folds"]["against"]["folds"]
     methods = made.summary["schemes"]["folds"]["methods"]
@@ -202,13 +206,13 @@ def test_the_inner_validation_shares_no_patient_and_leaves_every_class_to_learn_
     entries = class_cases.classified(reference, CLASSES)
     assert [entry.values["class"] for entry in entries].count("bar") == 3
     for seed in range(20):
-        learn, validate = class_cases.inner_split(entries, share=0.2, seed=seed)
-        assert not {class_cases.unit_of(e) for e in learn} & {class_cases.unit_of(e) for e in validate}
+        learn, validate = partitions.inner_split(entries, share=0.2, seed=seed, kind=class_of)
+        assert not {partitions.unit_of(e) for e in learn} & {partitions.unit_of(e) for e in validate}
         assert {entry.case_id for entry in learn + validate} == {entry.case_id for entry in entries}
         assert {entry.values["class"] for entry in learn} == set(CLASSES)
         assert [entry.values["class"] for entry in validate].count("disc") == 2
-        assert (learn, validate) == class_cases.inner_split(entries, share=0.2, seed=seed)
-    only, none = class_cases.inner_split(entries[:1], share=0.5, seed=0)
+        assert (learn, validate) == partitions.inner_split(entries, share=0.2, seed=seed, kind=class_of)
+    only, none = partitions.inner_split(entries[:1], share=0.5, seed=0, kind=class_of)
     assert (len(only), none) == (1, [])
 
 

@@ -322,3 +322,24 @@ def test_a_cohort_without_folds_says_what_to_do_instead(browser, project):
     assert answer.status_code == 422
     assert "freeze it in folds" in answer.content.decode()
     assert not CrossValidation.objects.exists()
+
+
+def test_a_segmentation_is_cross_validated_from_the_form(browser, project):
+    cohort, reference = ball_cohort(project, 6, folds=3, fractions={"test": 0})
+    client = browser(Role.ENGINEER)
+    page = client.get(f"/training/new/?cohort={cohort.pk}&reference={reference.pk}").content.decode()
+    assert 'value="cross_validate"' in page
+    assert 'name="cross_validation.schemes"' in page
+    assert 'name="cross_validation.baselines"' not in page
+    data = filled(schema.parse(TOML), cohort=cohort.pk)
+    assert "Ready to cross-validate" in client.post("/training/check/", data).content.decode()
+    answer = client.post("/training/new/", data | {"action": "cross_validate"})
+    made = CrossValidation.objects.get()
+    assert answer["Location"] == f"/cross-validations/{made.pk}/"
+    assert made.config["cross_validation"]["schemes"] == ["folds"]
+    assert made.config["task"] == "segmentation"
+    shares, _ = ball_cohort(project, 4, name="Shares")
+    data = filled(schema.parse(TOML), cohort=shares.pk, action="cross_validate")
+    assert "not frozen in folds" in client.post("/training/new/", data).content.decode()
+    detector = client.get(f"/training/new/?cohort={cohort.pk}&preset=nodules").content.decode()
+    assert 'value="cross_validate"' not in detector
