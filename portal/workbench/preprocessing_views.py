@@ -32,7 +32,7 @@ MOST_CASES = 200
 
 @require_http_methods(["GET", "POST"])
 def preprocessing_preview(request: HttpRequest, pk: int) -> HttpResponse:
-    """GET with `?job=` shows a preview, with `?preset=` or `?version=` its steps; POST starts one."""
+    """GET with `?job=` shows a preview, with `?preset=` or `?version=` its steps, or `?steps=`; POST starts one."""
     series = _series(request, pk)
     may_run = may(request.user, Action.RUN, series.study.project)
     if request.method == "POST":
@@ -84,7 +84,7 @@ def preprocessing_of_cohort(request: HttpRequest, pk: int) -> HttpResponse:
     cohort = get_object_or_404(Cohort.objects.visible_to(request.user), pk=pk)
     for case in cohort.cases.select_related("image").order_by("name", "pk")[:MOST_CASES]:
         if Series.objects.visible_to(request.user).filter(pk=case.image_id).exists():
-            kept = {key: request.GET[key] for key in ("preset", "version") if key in request.GET}
+            kept = {key: request.GET[key] for key in ("preset", "version", "steps") if key in request.GET}
             query = {"cohort": cohort.pk, **kept}
             return redirect(f"{reverse('preprocessing_preview', args=[case.image_id])}?{urlencode(query)}")
     raise Http404
@@ -104,7 +104,9 @@ def steps_of(text: str) -> Any:
 
 
 def _chosen(request: HttpRequest) -> str:
-    """The steps to begin with: of a version, of a preset, or the usual ones."""
+    """The steps to begin with: those that the address has as TOML, of a version, of a preset, or the usual ones."""
+    if steps := request.GET.get("steps", ""):
+        return steps[:LARGEST_TEXT]
     if (version := request.GET.get("version", "")).isdigit():
         found = get_object_or_404(ModelVersion.objects.visible_to(request.user), pk=int(version))
         return toml.steps(preprocessing.check(found.manifest.get("preprocessing", [])))

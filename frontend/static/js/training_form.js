@@ -45,3 +45,10 @@ document.addEventListener("click", (event) => {
   if (closed) closed.open = true;
   field.focus();
 });
+
+// The preview shows the steps as they stand in the form.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-preview]");
+  const steps = document.querySelector("#training-form [name='preprocessing']");
+  if (link && steps?.value.trim()) link.search = new URLSearchParams({ steps: steps.value }).toString();
+}, true);

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -146,6 +148,19 @@ def test_a_cohort_leads_to_its_cases_and_from_one_to_the_next(browser, project):
         assert f"/series/{case.image_id}/preprocessing/?cohort={cohort.pk}" in page
     assert f"/cohorts/{cohort.pk}/preprocessing/" in engineer.get(f"/cohorts/{cohort.pk}/").content.decode()
     assert f"/series/{first.image_id}/preprocessing/" in engineer.get(f"/studies/{first.study_id}/").content.decode()
+
+
+def test_steps_of_the_training_form_are_shown_and_go_along_to_the_next_case(browser, project):
+    cohort, _ = ball_cohort(project, 4)
+    engineer = browser(Role.ENGINEER)
+    steps = '[[preprocessing]]\nname = "window"\nlower = -7.0\nupper = 11.0'
+    answer = engineer.get(f"/cohorts/{cohort.pk}/preprocessing/", {"steps": steps})
+    page = html.unescape(engineer.get(answer["Location"]).content.decode())
+    assert steps in page
+    others = re.findall(r'href="(/series/\d+/preprocessing/\?cohort=\d+&steps=[^"]+)"', page)
+    assert len(others) == 4
+    for address in others:
+        assert steps in html.unescape(engineer.get(address).content.decode())
 
 
 def test_the_queries_of_the_page_do_not_grow_with_the_cohort(browser, project, django_assert_max_num_queries):

@@ -8,6 +8,7 @@ import pytest
 
 from portal.accounts.models import Role
 from portal.workbench.curves import curves
+from portal.workbench.validation_figures import of
 from tests.portal.rows import cohort_row, entry, study_row
 from tests.portal.workbench.test_comparison import run_of
 
@@ -49,6 +50,14 @@ def test_a_trained_job_shows_its_validation_figures_with_interval_and_n(referenc
     page = words(browser(Role.ENGINEER), f"/jobs/{run.job_id}/")
     assert "Dice, Liver 0.80 [0.70–0.90] n=5" in page
     assert "BCa bootstrap" in page
+
+
+def test_figures_come_in_the_order_of_the_labels(reference):
+    manifest = {
+        "labels": [{"number": 1, "name": "Left kidney"}, {"number": 2, "name": "Aorta"}],
+        "training": {"validation_dice": {name: entry(0.8, 0.7, 0.9, 5) for name in ("Aorta", "Left kidney")}},
+    }
+    assert list(of(manifest)) == ["Dice, Left kidney", "Dice, Aorta"]
 
 
 def test_a_frozen_classifier_tells_auc_and_no_epochs_or_window(reference, browser, media):
