@@ -12,7 +12,7 @@ import stat
 import tempfile
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +158,8 @@ def _try(manifest: bundle.Manifest, network: nn.Module) -> str:
             f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}",
             "Correct inference.window, inference.slices, inference.axes or the number of inputs in the manifest.",
         ) from error
+    if manifest["task"] == "detection":
+        return _maps(manifest, found, space)
     if isinstance(found, tuple | list) and found:
         found = found[0]
     if not isinstance(found, torch.Tensor):
@@ -171,6 +173,25 @@ def _try(manifest: bundle.Manifest, network: nn.Module) -> str:
             "Correct the labels, output.activation, or the output of the network.",
         )
     return _times(found.shape)
+
+
+def _maps(manifest: bundle.Manifest, found: Any, space: Sequence[int]) -> str:
+    """The shapes of a detector's maps. Raises `BundleError` unless they are those of `networks.detector`."""
+    from inference.networks.detector import STRIDES
+
+    answers = found if isinstance(found, tuple | list) else [found]
+    shapes = [tuple(getattr(answer, "shape", ())) for answer in answers]
+    count = manifests.outputs(manifest) + 2 * len(space) + 1
+    expected = [(1, count, *(size // stride for size in space)) for stride in STRIDES]
+    if shapes != expected:
+        said, wanted = (", ".join(_times(shape) for shape in some) for some in (shapes, expected))
+        raise BundleError(
+            f"The network answers with the shapes {said or 'of nothing'}; of a detector with these labels and window "
+            f"they must be {wanted} (batch; labels, two distances an axis, centrality; space by "
+            f"{', '.join(map(str, STRIDES))}).",
+            "Correct the labels or inference.window, or the output of the network.",
+        )
+    return ", ".join(_times(shape) for shape in shapes)
 
 
 def _folder(folder: Path, manifest: Mapping[str, Any] | None) -> tuple[dict[str, Any], bundle.Weights]:

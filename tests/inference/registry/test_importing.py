@@ -23,6 +23,7 @@ from inference.registry import importing, services
 from inference.registry.models import ModelVersion
 from studies.dicom.volume import Volume
 from tests.factories import ProjectFactory
+from tests.inference.evaluation.test_detection_services import detector_version
 from tests.inference.models_factory import ball_manifest
 
 UNET = {
@@ -274,6 +275,25 @@ def test_a_network_that_answers_otherwise_than_the_manifest_says_is_refused(tmp_
     labels = [{"number": 1, "name": "Ball"}]
     with pytest.raises(BundleError, match="1×3×12×16×20; the manifest says 1×2×12×16×20"):
         importing.opened(tmp_path / "m.ts", manifest=ball_manifest(name="m", labels=labels)).__enter__()
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("media")
+def test_a_detector_goes_to_another_portal_as_the_bundle_that_it_is(tmp_path):
+    version = detector_version(ProjectFactory())
+    kept = services.open_bundle(version)
+    with importing.opened(kept.folder, name="balls") as candidate:
+        there = importing.register(candidate, project=ProjectFactory(), by=None)
+    assert there.manifest["labels"] == version.manifest["labels"]
+    images = torch.rand(1, 1, 16, 16, 32)
+    with torch.inference_mode():
+        both = [services.open_bundle(one).network()(images) for one in (version, there)]
+    assert all(torch.equal(one, other) for one, other in zip(*both, strict=True))
+    # A network without boxes is no detector.
+    torchscript(tmp_path / "m.ts", Double())
+    manifest = ball_manifest(name="m", task="detection", output={}, inference={"window": [16, 16, 32]})
+    with pytest.raises(BundleError, match=r"1×3×16×16×32; of a detector .* must be 1×9×4×4×8, 1×9×2×2×4, 1×9×1×1×2"):
+        importing.opened(tmp_path / "m.ts", manifest=manifest).__enter__()
 
 
 def test_an_archive_that_leads_outside_is_refused(tmp_path):
