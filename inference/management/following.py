@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from django.core.management.base import BaseCommand, CommandError
@@ -30,6 +31,21 @@ class JobCommand(BaseCommand):
         )
         parser.add_argument("--wait", action="store_true", help="wait until the job has ended, with progress")
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    def add_config_arguments(self, parser: ArgumentParser, preset: str) -> None:
+        """The file, changes to it, and on what it is used."""
+        parser.add_argument("config", type=Path, help=f"TOML file, for example inference/training/presets/{preset}")
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="a setting in place of what the file says, in TOML: training.epochs=30; may be given several times",
+        )
+        parser.add_argument("--cohort", default="", help="name or id of the cohort; data.cohort of the file otherwise")
+        parser.add_argument(
+            "--reference", default="", help="name or id of the reference standard; the newest otherwise"
+        )
 
     def find_user(self, name: str | None) -> User | None:
         if not name:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,8 @@ SECTIONS: dict[str, dict[str, Key]] = {
 }
 
 
-def load(path: str | Path) -> Config:
-    """Read and check a TOML file. Raises `ConfigError`."""
+def load(path: str | Path, changes: Sequence[str] = ()) -> Config:
+    """Read and check a TOML file. changes: `key = value` in TOML, in place of what it says. Raises `ConfigError`."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -128,16 +128,33 @@ def load(path: str | Path) -> Config:
         raise ConfigError([f"{path} cannot be read: {error.strerror}."]) from error
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path} is not text in UTF-8."]) from error
-    return parse(text)
+    return parse(text, changes)
 
 
-def parse(text: str) -> Config:
-    """Check TOML text. Raises `ConfigError`."""
+def parse(text: str, changes: Sequence[str] = ()) -> Config:
+    """Check TOML text. changes: see `load`. Raises `ConfigError`."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"This is not TOML: {error}."]) from error
+    for change in changes:
+        try:
+            raw = _merged(raw, tomllib.loads(change))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(
+                [f"{change!r} is no setting: write it like training.epochs=30, and text in quotes, a.b='text'."]
+            ) from error
     return check(raw)
+
+
+def _merged(given: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`given` with the values of `change`; what either says of a table that the other has stays."""
+    both = {
+        key: _merged(given[key], value)
+        for key, value in change.items()
+        if isinstance(value, dict) and isinstance(given.get(key), dict)
+    }
+    return {**given, **change, **both}
 
 
 def check(raw: Any) -> Config:

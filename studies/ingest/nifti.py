@@ -67,7 +67,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to import and how. `masks` None: images only, without a reference standard."""
+    """What to import and how. masks: None for images only, without a reference standard; folds: in so many the cohort
+    is frozen, in place of the fractions."""
 
     project: Project
     images: Path
@@ -76,6 +77,7 @@ class Plan:
     labels: Sequence[label_codes.Label] = ()
     modality: str = "MR"
     fractions: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_FRACTIONS))
+    folds: int = 0
     seed: int = 1
     freeze: bool = True
     reference: str = "Imported masks"
@@ -103,7 +105,8 @@ def import_pairs(plan: Plan, *, progress: Callable[[int, int], None] = lambda do
     labels or fractions that make no sense.
     """
     labels = label_codes.checked(plan.labels) if plan.masks else []
-    checked_fractions(plan.fractions)
+    if not plan.folds:
+        checked_fractions(plan.fractions)
     pairs, refused = _pairs(plan)
     cohort = Cohort.objects.filter(project=plan.project, name=plan.cohort.strip()).first()
     batch = store.open_batch(plan.project, ImportBatch.Source.COMMAND, plan.by)
@@ -326,7 +329,8 @@ def _curate(
         summary.reference, summary.reference_version = reference.pk, reference.version
     if plan.freeze and not cohort.frozen:
         try:
-            cohort = cohorts.freeze(cohort, by=plan.by, fractions=plan.fractions, seed=plan.seed)
+            fractions = {} if plan.folds else plan.fractions
+            cohort = cohorts.freeze(cohort, by=plan.by, fractions=fractions, folds=plan.folds, seed=plan.seed)
         except CohortError as error:
             summary.problem = f"The cohort could not be frozen. {error}"
     summary.frozen = cohort.frozen

@@ -12,6 +12,7 @@ from django.core.management import CommandError, call_command
 from inference.evaluation.models import Evaluation
 from inference.jobs.models import Job
 from inference.prediction.models import Prediction
+from inference.training.models import CrossValidation
 from tests.factories import ProjectFactory
 from tests.inference.models_factory import ball_cohort, threshold_version
 
@@ -81,9 +82,12 @@ def test_train_run_and_evaluate(start_worker, tmp_path, media):
 def test_cross_validate_prints_structures_and_rounds(start_worker, tmp_path, media):
     ball_cohort(ProjectFactory(slug="balls"), 4, folds=2, fractions={"test": 0})
     config = tmp_path / "balls.toml"
-    config.write_text(TOML.replace("epochs = 20", "epochs = 1"))
+    config.write_text(TOML)
     start_worker(queues="train", include="inference.training.tasks", MEDIA_ROOT=str(media))
-    words, _ = run("cross_validate", str(config), "--cohort", "Balls", "--project", "balls", "--wait")
+    changes = ["--set", "training.epochs=1", "--set", "description='Finds balls'"]
+    words, _ = run("cross_validate", str(config), *changes, "--cohort", "Balls", "--project", "balls", "--wait")
+    used = CrossValidation.objects.get().config
+    assert (used["training"]["epochs"], used["description"]) == (1, "Finds balls")
     assert "fold 2: 2 training, 2 test cases" in words
     assert "n = 4 (BCa bootstrap over 4 patients, 10000 resamples)" in words
     assert words.count("HD95") == 2

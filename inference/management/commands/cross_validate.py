@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -21,20 +20,14 @@ class Command(JobCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "config", type=Path, help="TOML file, for example inference/training/presets/chest-xray.toml"
-        )
-        parser.add_argument("--cohort", default="", help="name or id of the cohort; data.cohort of the file otherwise")
-        parser.add_argument(
-            "--reference", default="", help="name or id of the reference standard; the newest otherwise"
-        )
+        self.add_config_arguments(parser, "chest-xray.toml")
         parser.add_argument("--name", default="", help="what it is called")
         self.add_job_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         by = self.find_user(options["user"])
         try:
-            config = load(options["config"])
+            config = load(options["config"], options["set"])
             project = self.find_project(options["project"] or config["data"]["project"])
             cohort = services.find_cohort(project, options["cohort"] or config["data"]["cohort"])
             reference = services.find_reference(cohort, options["reference"] or config["data"]["reference"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -20,20 +19,14 @@ class Command(JobCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "config", type=Path, help="TOML file, for example inference/training/presets/hippocampus.toml"
-        )
-        parser.add_argument("--cohort", default="", help="name or id of the cohort; data.cohort of the file otherwise")
-        parser.add_argument(
-            "--reference", default="", help="name or id of the reference standard; the newest otherwise"
-        )
+        self.add_config_arguments(parser, "hippocampus.toml")
         parser.add_argument("--name", default="", help="name of the run")
         self.add_job_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         by = self.find_user(options["user"])
         try:
-            config = load(options["config"])
+            config = load(options["config"], options["set"])
             project = self.find_project(options["project"] or config["data"]["project"])
             cohort_name = options["cohort"] or config["data"]["cohort"]
             if not cohort_name:

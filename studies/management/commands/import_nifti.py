@@ -47,6 +47,7 @@ class Command(BaseCommand):
         parser.add_argument("--modality", default="MR", choices=sorted(SOP_CLASSES))
         parser.add_argument("--body-part", default="", help="BodyPartExamined, for example BRAIN")
         parser.add_argument("--fractions", type=_fractions, default=dict(DEFAULT_FRACTIONS), help="0.7,0.1,0.2")
+        parser.add_argument("--folds", type=int, default=0, help="freeze in so many folds for cross-validation instead")
         parser.add_argument("--seed", type=int, default=1, help="of the split")
         parser.add_argument("--no-freeze", action="store_true", help="leave the cohort open and not split")
         parser.add_argument("--user", help="name of the user in whose name this is done")
@@ -67,6 +68,7 @@ class Command(BaseCommand):
                     modality=options["modality"],
                     body_part=options["body_part"].upper()[:16],
                     fractions=options["fractions"],
+                    folds=options["folds"],
                     seed=options["seed"],
                     freeze=not options["no_freeze"],
                     by=by,

@@ -26,6 +26,18 @@ def test_defaults_are_written_out_and_checking_again_changes_nothing():
     assert config.check(made) == made
 
 
+def test_settings_may_be_changed_without_touching_the_file(tmp_path):
+    file = tmp_path / "small.toml"
+    file.write_text(SMALL)
+    made = config.load(file, ["training.epochs = 7", "network={name='segresnet'}", "description='For balls'"])
+    assert (made["training"]["epochs"], made["training"]["patch"]) == (7, [16, 16, 16])
+    assert (made["network"]["name"], made["description"]) == ("segresnet", "For balls")
+    with pytest.raises(ConfigError, match=r"'training\.epochs' is no setting"):
+        config.load(file, ["training.epochs"])
+    with pytest.raises(ConfigError, match=r"training\.epoch: there is no such key"):
+        config.load(file, ["training.epoch=7"])
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_presets_are_valid(path):
     made = config.load(path)

@@ -102,6 +102,19 @@ def test_images_masks_cohort_and_reference_arrive(folder, project):
             assert label_map[place] == labels[i, j, k]
 
 
+def test_the_same_files_make_a_second_cohort_in_folds(folder, project):
+    first = run(folder)
+    second = run(folder, "--cohort", "In folds", "--folds", "5")
+    assert (second["stored"], second["duplicate"]) == (0, 5)
+    patients = Cohort.objects.get(pk=second["cohort"]).patients
+    assert sorted(patients.values_list("fold", flat=True)) == [0, 1, 2, 3, 4]
+    masks = [
+        set(ReferenceStandard.objects.get(pk=made["reference"]).case_labels.values_list("segmentation", flat=True))
+        for made in (first, second)
+    ]
+    assert masks[0] == masks[1]
+
+
 def test_importing_twice_adds_nothing(folder, project):
     first = run(folder)
     counts = [model.objects.count() for model in (Study, Series, Instance, Case, ReferenceStandard, Cohort)]
