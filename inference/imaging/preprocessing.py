@@ -8,6 +8,7 @@ step turns a `Volume` into a `Volume` that knows its own place in the patient, s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -322,7 +323,8 @@ def unsuited(steps: Sequence[Step], modalities: Collection[str]) -> list[str]:
 
 def _checked(value: Any, setting: Setting, place: str) -> Any:
     def number(item: Any) -> bool:
-        return isinstance(item, int | float) and not isinstance(item, bool) and bool(np.isfinite(item))
+        # JSON gives 1e36 back as a whole number of any length, of which NumPy knows nothing.
+        return isinstance(item, int | float) and not isinstance(item, bool) and abs(item) <= sys.float_info.max
 
     if value is None and setting.kind != "spacing":
         raise PreprocessingError(f"{place} is missing.")

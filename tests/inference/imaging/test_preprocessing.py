@@ -157,6 +157,13 @@ def test_labels_without_foreground_and_outside():
     assert not grids.resample_labels(large, small).any()
 
 
+def test_a_number_as_large_as_the_database_gives_it_back_is_checked_like_any_other():
+    assert p.check([{"name": "scale", "factor": 10**36}])[0]["factor"] == 1e36
+    for value in (10**400, float("inf"), float("nan")):
+        with pytest.raises(PreprocessingError, match="factor"):
+            p.check([{"name": "scale", "factor": value}])
+
+
 def test_rotated_grids_are_refused():
     with pytest.raises(PreprocessingError, match="rotated"):
         grids.resample_channels(np.zeros((1, 6, 8, 10)), ramp(), ramp(direction=oblique()), outside=[0])
