@@ -31,6 +31,11 @@ class Check:
     unsuited: list[str] = field(default_factory=list)  # preprocessing that is not meant for the images
 
     @property
+    def only_cohort_missing(self) -> bool:
+        """As when the form has just been opened: nothing was done wrong yet."""
+        return [problem["name"] for problem in self.problems] == ["cohort"]
+
+    @property
     def ready(self) -> bool:
         return not self.problems and not self.refused
 

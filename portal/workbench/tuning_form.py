@@ -47,7 +47,8 @@ class TuningForm(forms.Form):
     toml = forms.CharField(
         widget=forms.Textarea(attrs={"rows": 26, "class": "mono", "spellcheck": "false"}),
         label="Configuration",
-        help_text="As for training, with a table [search]; the learning rate is looked for without it.",
+        help_text="As for training. What may vary, and how many trials there are, stands at the end under [search]; "
+        "the learning rate is looked for without it.",
         error_messages={"required": "Write the configuration, or start from a preset."},
     )
 

@@ -284,6 +284,15 @@ def test_the_check_says_problems_cases_and_the_toml_while_somebody_types(browser
     assert not TrainingRun.objects.exists()
 
 
+def test_a_form_that_was_just_opened_is_not_called_wrong(browser, project):
+    for name in ("Balls", "More balls"):
+        ball_cohort(project, 4, name=name)
+    opened = browser(Role.ENGINEER).get("/training/new/").content.decode()
+    assert "To begin with" in opened
+    assert "Choose the cohort to train on." in opened
+    assert "to correct" not in opened
+
+
 def test_edited_toml_fills_the_form_and_mistakes_keep_what_was_typed(browser, project):
     cohort, _ = ball_cohort(project, 4)
     client = browser(Role.ENGINEER)
