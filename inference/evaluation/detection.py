@@ -6,6 +6,7 @@ Intervals are bootstrap percentiles: patients are drawn with replacement and bri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from inference.evaluation.metrics import detection
 from inference.evaluation.metrics.detection import RATES, Marks
 from inference.evaluation.statistics.bootstrap import bootstrap_mean, bootstrap_over
-from inference.evaluation.statistics.interval import undefined
+from inference.evaluation.statistics.interval import CONFIDENCE, Interval, undefined
 from inference.evaluation.summary import SEED, CaseFigures, cases_and_auc
 
 OVERLAP = 0.1
@@ -122,10 +123,21 @@ def _at_operating_threshold(cases: Sequence[CaseFigures]) -> dict[str, Any]:
         found = _share_of_lesions(cases)
     else:
         found = undefined(f"none of the {len(cases)} cases has a lesion")
-    false = bootstrap_mean(
-        [case.values["false_positives"] for case in cases], patients=[case.patient for case in cases], seed=SEED
-    )
-    return {"lesion_sensitivity": found, "false_positives_per_image": false.as_dict(), **cases_and_auc(cases)}
+    return {
+        "lesion_sensitivity": found,
+        "false_positives_per_image": _false_positives(cases).as_dict(),
+        **cases_and_auc(cases),
+    }
+
+
+def _false_positives(cases: Sequence[CaseFigures]) -> Interval:
+    """Mean over the images. Where there is none at all, a bootstrap would say that there never is one; then the exact
+    interval of a Poisson count of 0 holds, 0 to -ln(0.025) / n (Garwood, Biometrika 1936;28:437)."""
+    counts = [case.values["false_positives"] for case in cases]
+    if cases and not any(counts):
+        highest = -math.log((1 - CONFIDENCE) / 2) / len(cases)
+        return Interval(0.0, 0.0, highest, len(cases), f"exact Poisson interval over {len(cases)} images")
+    return bootstrap_mean(counts, patients=[case.patient for case in cases], seed=SEED)
 
 
 def _share_of_lesions(cases: Sequence[CaseFigures]) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from monai.metrics import compute_froc_curve_data, compute_froc_score
 
-from inference.evaluation.detection import froc_score
+from inference.evaluation.detection import at_threshold, compare, froc_score
 from inference.evaluation.metrics import detection
 from inference.evaluation.metrics.detection import Marks
+from inference.evaluation.summary import CaseFigures
 from tests.inference import shared
 
 
@@ -131,3 +132,13 @@ def test_without_a_box_nothing_is_found_and_without_a_lesion_there_is_no_curve()
     assert detection.average_precision([nothing]) == 0
     with pytest.raises(ValueError, match="lesions"):
         detection.froc([marks([0.5], [-1], 0)])
+
+
+def test_no_false_positive_in_forty_images_does_not_mean_that_there_never_is_one():
+    """The upper bound of R's poisson.test(0): 3.688879 for the sum of all images."""
+    values = compare(np.zeros((0, 2, 3)), [], np.zeros((0, 2, 3)), 0.5)
+    cases = [CaseFigures(f"C{number}", number, False, False, 0.0, values) for number in range(40)]
+    entry = at_threshold(cases, 0.5)["false_positives_per_image"]
+    assert (entry["estimate"], entry["lower"]) == (0, 0)
+    assert entry["upper"] == pytest.approx(3.688879 / 40, abs=1e-6)
+    assert "Poisson" in entry["method"]
