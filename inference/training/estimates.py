@@ -151,8 +151,8 @@ def _rooms(workers: Iterable[dict[str, Any]]) -> Iterable[Room]:
     for worker in workers:
         cards = [card for card in worker["devices"] if card["memory_total"]]
         if cards:
-            used = cards[0]["memory_used"]
-            yield Room(cards[0]["name"], cards[0]["memory_total"], used and cards[0]["memory_total"] - used)
+            total, used = cards[0]["memory_total"], cards[0]["memory_used"]
+            yield Room(cards[0]["name"], total, None if used is None else total - used)
         else:
             yield Room(worker["machine"], worker["memory_total"], worker["memory_free"])
 

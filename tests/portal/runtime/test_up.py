@@ -201,7 +201,7 @@ def test_ctrl_c_stops_everything_and_the_next_start_is_quick(portal: Portal) -> 
     assert not any("password" in line for line in portal.lines)
     spent = sum(sum(process.cpu_times()[:4]) for process, _ in members(portal.data))  # with ended children
     print(f"started in {started:.1f} s with {spent:.1f} s of CPU time")
-    assert spent < 45, "of CPU time, which does not grow with what else the machine does"
+    assert spent < 30, "15 s of two cores; what else the machine does adds little to CPU time"
 
 
 def test_kill_9_of_the_supervisor_leaves_no_orphan_and_the_next_start_works(portal: Portal) -> None:

@@ -113,6 +113,8 @@ def test_it_is_held_against_the_smallest_train_worker(browser, project):
         page = checked(client, config, cohort=cohort.pk)
         assert "NVIDIA RTX A5000 has 24.0 GB, 23.0 GB free now" in page
         assert "It will not fit" not in page
+        with worker("idle-box", 1, 1, {**CARD, "name": "Tesla T4", "memory_used": 0, "memory_total": 16 << 30}):
+            assert "Tesla T4, has 16.0 GB, 16.0 GB free now" in checked(client, config, cohort=cohort.pk)
         with worker("small-box", needed, needed):
             assert "the smallest of 2 train workers, small-box, has" in checked(client, config, cohort=cohort.pk)
 
