@@ -111,6 +111,19 @@ def world(django_db_setup, django_db_blocker, tmp_path_factory):
         transaction.set_rollback(True)
 
 
+def rounds_summary() -> dict:
+    """What a segmentation's cross-validation keeps, of two folds of which one could not be judged."""
+    figure = entry(0.9, 0.8, 0.95, 3)
+    figures = {"Liver": {key: figure for key in ("dice", "hd95_mm", "nsd", "case_sensitivity")}}
+    fold = {"training": 2, "test": 1, "test_patients": 1, "unseen": [], "failed": [], "problem": ""}
+    rounds = [
+        {**fold, "name": "fold 1", "judged": 1, "epochs": 3, "seconds": 61.0, "structures": figures},
+        {**fold, "name": "fold 2", "judged": 0, "problem": "there is no training case", "structures": {}},
+    ]
+    schemes = {"folds": {"title": "by fold", "structures": figures, "rounds": rounds}}
+    return {"structures": ["Liver"], "schemes": schemes, "seconds": 61.0}
+
+
 def build() -> SimpleNamespace:
     project = ProjectFactory(slug="mine")
     users = {role.value: member(project, role, username=role.value) for role in Role}
@@ -138,7 +151,7 @@ def build() -> SimpleNamespace:
         name="Rounds",
         config=config,
         reference=reference,
-        summary={"structures": [], "schemes": {}},
+        summary=rounds_summary(),
         finished_at=timezone.now(),
         job=Job.objects.create(
             project=project, task="inference.training.tasks.cross_validate", title="Rounds", queue="train"
