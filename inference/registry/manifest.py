@@ -76,7 +76,7 @@ def thresholds(manifest: Manifest) -> dict[str, float]:
 
 def least_shown(manifest: Manifest) -> float | None:
     """The score from which findings of a detector are shown at first: the least of its thresholds; None of others."""
-    return min(thresholds(manifest).values()) if manifest["task"] == "detection" else None
+    return min(thresholds(manifest).values()) if manifest.get("task") == "detection" else None
 
 
 def networks(manifest: Manifest) -> list[dict[str, Any]]:
