@@ -112,7 +112,8 @@ def _learn(config: Config, images: Images, part: Round, folder: Path, watcher: W
     if len(unseen) == len(names):
         return f"the training cases show no voxel of {', '.join(names)}"
     settings = config["training"]
-    learn, validate = part.training, []
+    learn: Sequence[ReferenceLabel] = part.training
+    validate: Sequence[ReferenceLabel] = []
     if settings["early_stopping"]:
         # The patients of the test side must not decide when training ends.
         learn, validate = _inner_split(part.training, shown, settings["seed"])

@@ -70,9 +70,8 @@ def inner_split(
 
 def folds_of(cohort: Cohort) -> list[int]:
     """The folds in which the cohort was frozen, from 0."""
-    return list(
-        cohort.patients.filter(fold__isnull=False).order_by("fold").values_list("fold", flat=True).distinct("fold")
-    )
+    found = cohort.patients.order_by("fold").values_list("fold", flat=True).distinct("fold")
+    return [fold for fold in found if fold is not None]
 
 
 def by_fold(entries: Sequence[ReferenceLabel], folds: Iterable[int], lacks: Lacks) -> list[Round]:
