@@ -98,6 +98,8 @@ def nnunet(dimensions: int, inputs: int, outputs: int, p: Parameters) -> nn.Modu
 def check_nnunet(p: Parameters) -> str | None:
     if len(p["strides"]) != len(p["kernels"]):
         return "strides and kernels must have one entry for each stage, or be left out to be planned"
+    if 0 < len(p["strides"]) < 3:
+        return "strides and kernels need three stages at least"
     axes = {len(entry) if isinstance(entry, list) else 0 for entry in [*p["strides"], *p["kernels"]]}
     if axes and axes not in ({2}, {3}):
         return "each entry of strides and kernels has one number for each axis"

@@ -81,7 +81,8 @@ def judge(
     kept = folder / "bundle"
     if not kept.exists():
         learning = Part(watcher, 0, LEARNING, "training")
-        problem = _learn(learned or _completed(config, images, part, learning, note), images, part, folder, learning)
+        completed = learned or _completed(config, images, part, learning, note)
+        problem = _learn(completed, images, part, folder, learning, plans=planned(config))
         if problem:
             return Judged(problem=problem)
     opened = bundle.read(kept)
@@ -103,8 +104,9 @@ def _completed(
     return config if made is config else note(made)
 
 
-def _learn(config: Config, images: Images, part: Round, folder: Path, watcher: Watcher) -> str:
-    """Leave the trained network as a bundle; what hinders it, in words, or empty."""
+def _learn(config: Config, images: Images, part: Round, folder: Path, watcher: Watcher, *, plans: bool) -> str:
+    """Leave the trained network as a bundle; what hinders it, in words, or empty. plans: the round made its own plan,
+    where the configuration has none."""
     names = images.names
     prepared = images.of(part.training, config, watcher)
     shown = {case: set(loaded.labels.unique().tolist()) - {0} for case, loaded in prepared.items()}
@@ -132,7 +134,7 @@ def _learn(config: Config, images: Images, part: Round, folder: Path, watcher: W
         modality=config["data"]["modality"] or sorted({entry.case.image.modality for entry in part.training}),
         anisotropy=max(case.anisotropy for case in training),
     )
-    manifest["training"] = _facts(config, trained, unseen, len(validate))
+    manifest["training"] = _facts(config, trained, unseen, len(validate), plans)
     bundle.write(folder / "bundle", *services.as_bundle(config, manifest, trained, made))
     return ""
 
@@ -154,10 +156,10 @@ def _inner_split(
     return learn, [entry for entry in entries if partitions.unit_of(entry) in held]
 
 
-def _facts(config: Config, trained: Trained, unseen: list[str], inner: int) -> dict[str, Any]:
+def _facts(config: Config, trained: Trained, unseen: list[str], inner: int, plans: bool) -> dict[str, Any]:
     scales = [step["scale"] for step in config["preprocessing"] if step["name"] == "nyul"]
     learned: dict[str, Any] = {"scale": scales[0]} if scales else {}
-    if config["network"]["name"] == "nnunet":
+    if plans:
         learned |= {"patch": config["training"]["patch"], "batch_size": config["training"]["batch_size"]}
         learned["spacing"] = next((s["spacing"] for s in config["preprocessing"] if s["name"] == "resample"), None)
     return {

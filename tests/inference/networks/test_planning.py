@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from inference.errors import NetworkError
 from inference.networks import planning, table
 from inference.networks.planning import Fingerprint
+
+
+def test_two_stages_are_refused_in_words():
+    with pytest.raises(NetworkError, match="three stages at least"):
+        table.check("nnunet", {"strides": [[1, 1, 1], [2, 2, 2]], "kernels": [[3, 3, 3]] * 2})
 
 
 def test_hippocampus_gets_the_published_plan():

@@ -279,6 +279,18 @@ def test_scales_and_plans_are_learned_in_each_round_from_its_own_training_patien
     assert len({tuple(row.facts["learned"]["scale"]) for row in rows}) == 3
 
 
+def test_a_plan_that_the_configuration_brings_is_not_called_one_of_the_round(run_job):
+    cohort, _ = ball_cohort(ProjectFactory(), 4, folds=2, fractions={"test": 0})
+    network = {
+        "name": "nnunet",
+        "features": 4,
+        "kernels": [[3, 3, 3]] * 3,
+        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+    }
+    made = done(begun(cohort, {**changed(epochs=1), "network": network}), run_job)
+    assert [row.facts["learned"] for row in ValidationRound.objects.filter(cross_validation=made)] == [{}, {}]
+
+
 def test_early_stopping_looks_at_patients_of_the_rounds_own_training_side(run_job, given):
     cohort, _ = ball_cohort(ProjectFactory(), 8, folds=2, fractions={"test": 0})
     done(begun(cohort, changed(early_stopping=1, epochs=3)), run_job)
