@@ -124,7 +124,7 @@ def _layout(group: str) -> dict[str, Any]:
 
 def _whole_ticks(layout: dict[str, Any], traces: Sequence[dict[str, Any]]) -> None:
     """No ticks between two epochs."""
-    if max(trace["x"][-1] for trace in traces) <= FEW_EPOCHS:
+    if max(trace["x"][-1] for trace in traces) - min(trace["x"][0] for trace in traces) < FEW_EPOCHS:
         layout["xaxis"]["dtick"] = 1
 
 

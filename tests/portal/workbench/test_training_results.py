@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from inference.jobs.models import JobMetric
 from portal.accounts.models import Role
 from portal.workbench.curves import curves
 from portal.workbench.validation_figures import of
@@ -107,7 +108,9 @@ def test_a_failed_training_leads_on_and_promises_no_other_end_of_the_same_settin
 
 def test_no_tick_lies_between_two_epochs_and_a_point_says_its_epoch(reference):
     few = curves(run_of(reference, number=1, losses=[1.0, 0.5]).job)[0].spec
-    many = curves(run_of(reference, number=2, losses=[1.0] * 30).job)[0].spec
-    assert few["layout"]["xaxis"]["dtick"] == 1
+    job = run_of(reference, number=2, losses=[1.0] * 30).job
+    JobMetric.objects.create(job=job, attempt=1, name="val_dice/Liver", step=15, value=0.8)
+    many, alone = (curve.spec for curve in curves(job)[:2])
+    assert few["layout"]["xaxis"]["dtick"] == alone["layout"]["xaxis"]["dtick"] == 1
     assert "dtick" not in many["layout"]["xaxis"]
     assert "at epoch %{x}" in few["data"][0]["hovertemplate"]
